@@ -1,0 +1,136 @@
+"""The embedded CLIP: transformers' `CLIPModel` with a tokenizer of its own, learned from scratch on Scenes.
+
+It learns from pictures and captions only; no factor is ever a target. Style is easier to see than content and a short
+training learns style alone, so every picture brings two content captions and one that also, or only, names its style.
+Objects and terrains tell most scenes of a batch apart, so a second stage draws two batches in three from scenes that agree
+in these (`HARD_FACTORS`): hard negatives, whose captions differ only in the rest.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+
+from sketchae.backbone_training.loop import LoopConfig, fit
+from sketchae.backbone_training.pool import ImagePool, batch_rows
+from sketchae.scenes import FACTORS, Scenes, captions, sample_scenes
+
+SPECIAL = ("<pad>", "<start>", "<unknown>", "<end>")  # <end> is 3: id 2 would switch on a legacy pooling rule
+IMAGE_SIZE = 64
+MAX_TOKENS = 48
+HARD_FACTORS = (("object", "terrain", "horizon", "size"), ("object", "terrain", "count", "position"))
+
+
+def clip_config(vocab_size: int) -> CLIPConfig:
+    """Vision: 64 patches of 8 pixels, 5 layers of width 128. Text: 3 layers of width 96. Joint space: 128."""
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 3}
+    text = {"vocab_size": vocab_size, "hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 4}
+    return CLIPConfig(
+        text_config={**text, **tokens, "max_position_embeddings": MAX_TOKENS, "projection_dim": 128},
+        vision_config={**vision, "image_size": IMAGE_SIZE, "patch_size": 8, "projection_dim": 128},
+        projection_dim=128,
+    )
+
+
+def make_processor() -> CLIPProcessor:
+    """A word-level tokenizer over the captions' vocabulary, and an image processor for 64-pixel inputs."""
+    from transformers import CLIPImageProcessor  # only here: without torchvision its import warns
+
+    scenes = sample_scenes(range(4000))
+    kinds = ("content", "style", "both")
+    words = {w for kind in kinds for row in captions(scenes, kind, 4) for c in row for w in c.lower().replace(",", " ").split()}
+    vocabulary = {w: i for i, w in enumerate([*SPECIAL, *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 3)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<start>", unk_token="<unknown>", eos_token="<end>", model_max_length=MAX_TOKENS
+    )
+    half = [0.5, 0.5, 0.5]
+    images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=IMAGE_SIZE, image_mean=half, image_std=half)
+    return CLIPProcessor(image_processor=images, tokenizer=fast)
+
+
+def pixel_values(images: Tensor) -> Tensor:
+    """Pictures in [0, 1] as the vision tower sees them: 64 pixels, in [-1, 1]."""
+    small = F.interpolate(images, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True)
+    return small.clamp(0, 1) * 2 - 1
+
+
+def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE over the batch (Radford et al. 2021); embeddings are normalised here."""
+    logits = logit_scale * F.normalize(image_embeds, dim=-1) @ F.normalize(text_embeds, dim=-1).T
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def train_clip(
+    pool: ImagePool, out_dir: Path, config: LoopConfig, hard_config: LoopConfig, batch_size: int = 64
+) -> tuple[CLIPModel, CLIPProcessor, dict]:
+    """Contrastive training in two stages; each picture meets three captions: two of content, one of style or of both."""
+    torch.manual_seed(config.seed)
+    processor = make_processor()
+    model = CLIPModel(clip_config(len(processor.tokenizer)))
+
+    def stage(config: LoopConfig, rows_of: Callable[[int], np.ndarray]) -> Callable[[int], dict[str, Tensor]]:
+        return lambda step: _loss(model, processor.tokenizer, pool, rows_of(step), step, config.seed)
+
+    first = fit(model, stage(config, lambda step: batch_rows(len(pool), batch_size, step, config.seed)), config, out_dir, "CLIP")
+    hard = _HardBatches(pool, batch_size, hard_config.seed)
+    second = fit(model, stage(hard_config, hard), hard_config, out_dir / "hard", "CLIP, hard negatives")
+    seconds = first["duration_s"] + second["duration_s"]
+    log = first["log"] + [{**row, "step": row["step"] + config.n_steps} for row in second["log"]]
+    return model, processor, {"log": log, "duration_s": seconds, "config": {"first": first["config"], "hard": second["config"]}}
+
+
+class _HardBatches:
+    """Rows of a step's batch: from scenes that agree in the first, or the second, of `HARD_FACTORS`, or from all, in turn."""
+
+    def __init__(self, pool: ImagePool, batch_size: int, seed: int):
+        self.n, self.batch_size, self.seed = len(pool), batch_size, seed
+        self.groupings = [_groups(pool.scenes, names) for names in HARD_FACTORS]
+
+    def __call__(self, step: int) -> np.ndarray:
+        if step % 3 == 2:
+            return batch_rows(self.n, self.batch_size, step, self.seed)
+        rng = np.random.default_rng([self.seed, step])
+        groups = self.groupings[step % 3]
+        group = groups[rng.integers(len(groups))]
+        return rng.choice(group, self.batch_size, replace=len(group) < self.batch_size)
+
+
+def _groups(scenes: Scenes, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Rows of the scenes that agree in all factors `names`, group by group."""
+    key = np.zeros(len(scenes), dtype=np.int64)
+    for name in names:
+        key = key * len(FACTORS[name].values) + scenes.factors[name]
+    order = np.argsort(key, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
+
+
+def _loss(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pool: ImagePool, rows: np.ndarray, step: int, seed: int) -> dict[str, Tensor]:
+    rows = np.sort(rows)
+    scenes = pool.scenes[rows]
+    vary = np.random.default_rng([seed, step]).integers(0, 1000, 3)
+    content = [r[0] for r in _fresh(scenes, "content", vary[0], 3)]
+    detailed = [r[0] for r in _fresh(scenes, "content", vary[1], 6)]
+    styled = [r[0] for r in _fresh(scenes, "style" if step % 3 == 0 else "both", vary[2], 3)]
+    images = model.get_image_features(pixel_values=pixel_values(pool.images(rows))).pooler_output
+    tokens = tokenizer(content + detailed + styled, padding=True, return_tensors="pt")
+    texts = model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
+    scale = model.logit_scale.clamp(max=np.log(100.0)).exp()
+    losses = [contrastive_loss(images, t, scale) for t in texts.chunk(3)]
+    return {"loss": sum(losses) / 3, "content": losses[0], "detailed": losses[1], "styled": losses[2]}
+
+
+def _fresh(scenes: Scenes, kind: str, vary: int | np.integer, min_factors: int) -> list[list[str]]:
+    """One caption of each scene, another one for another `vary`."""
+    changed = type(scenes)(scenes.factors, scenes.content_jitter_seed + np.uint64(vary), scenes.style_jitter_seed)
+    return captions(changed, kind, 1, min_factors)

@@ -1,0 +1,114 @@
+"""Train all four networks of the embedded world, and put them where the package finds them.
+
+`python -m sketchae.backbone_training` trains (resuming what was begun) and `--install` copies the result to
+`sketchae/assets`. One network at a time: `--only vae`.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from sketchae.atomic import atomic_write_text
+from sketchae.backbone_training.clip import train_clip
+from sketchae.backbone_training.judges import train_judge
+from sketchae.backbone_training.loop import LoopConfig
+from sketchae.backbone_training.pool import ImagePool
+from sketchae.backbone_training.vae import train_vae
+from sketchae.errors import BadInputError, MissingFileError
+from sketchae.scenes import SCENES_VERSION
+from sketchae.scenes.judges import ASSETS
+
+NETWORKS = ("judge_a", "judge_b", "vae", "clip")
+
+
+@dataclass(frozen=True)
+class BackboneBudget:
+    """Steps of each training and scenes in each pool; the defaults are what ships."""
+
+    vae_steps: int = 2800
+    clip_steps: int = 2600
+    clip_hard_steps: int = 600
+    judge_a_steps: int = 1200
+    judge_b_steps: int = 1000
+    n_backbone_scenes: int = 48_000
+    n_judge_scenes: int = 24_000
+
+
+def train_backbones(folder: Path, budget: BackboneBudget = BackboneBudget(), only: tuple[str, ...] = NETWORKS) -> Path:
+    """Train the networks named in `only`, each into a folder of its own under `folder`; finished ones are kept.
+
+    Raises:
+        BadInputError: for a name that is not in `NETWORKS`.
+    """
+    folder = Path(folder)
+    for name in only:
+        if name not in NETWORKS:
+            raise BadInputError(f"There is no network '{name}' to train; choose from {', '.join(NETWORKS)}.")
+        if not (folder / name / "provenance.json").exists():
+            _train_one(name, folder, budget)
+    return folder
+
+
+def _train_one(name: str, folder: Path, budget: BackboneBudget) -> None:
+    out, pool_dir = folder / name, folder / "pool"
+    training = folder / "training" / name
+    out.mkdir(parents=True, exist_ok=True)
+    if name == "vae":
+        pool, config = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes), LoopConfig(n_steps=budget.vae_steps, lr=2e-3)
+        model, record = train_vae(pool, training, config)
+        model.to(memory_format=torch.contiguous_format).save_pretrained(out)
+    elif name == "clip":
+        pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
+        config = LoopConfig(n_steps=budget.clip_steps, lr=1e-3, weight_decay=0.05)
+        hard_config = LoopConfig(n_steps=budget.clip_hard_steps, lr=5e-4, weight_decay=0.05, n_warmup=50, seed=1)
+        model, processor, record = train_clip(pool, training, config, hard_config)
+        model.save_pretrained(out)
+        processor.save_pretrained(out)
+    else:
+        which = name[-1]
+        pool = ImagePool(pool_dir, name, budget.n_judge_scenes)
+        steps = budget.judge_a_steps if which == "a" else budget.judge_b_steps
+        model, record = train_judge(which, pool, training, LoopConfig(n_steps=steps, lr=2e-3, weight_decay=0.05))
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
+        atomic_write_text(out / "config.json", json.dumps({"judge": which, "scenes_version": SCENES_VERSION}, indent=1) + "\n")
+    write_provenance(out, name, record, len(pool), sum(p.numel() for p in model.parameters()))
+
+
+def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parameters: int) -> None:
+    """How, on what and for how long a network was trained; written last, so that its presence means finished."""
+    about = {
+        "network": name,
+        "made_by": f"python -m sketchae.backbone_training --only {name}",
+        "trained_on": f"the first {n_scenes:,} scenes of the split '{'backbones' if name in ('vae', 'clip') else name}'",
+        "scenes_version": SCENES_VERSION,
+        "n_parameters": n_parameters,
+        "duration_s": round(record["duration_s"]),
+        "n_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "loop": record["config"],
+        "last_losses": record["log"][-1],
+        "results": "measured afresh by notebooks/00_backbones; see results/values.json, keys backbones.*",
+        "licence": "MIT",
+    }
+    atomic_write_text(out / "provenance.json", json.dumps(about, indent=1) + "\n")
+    rows = record["log"][:: max(1, len(record["log"]) // 200)]
+    atomic_write_text(out / "training_log.json", json.dumps(rows) + "\n")
+
+
+def install_backbones(folder: Path, assets: Path = ASSETS) -> None:
+    """Copy finished networks from `folder` into the package's assets.
+
+    Raises:
+        MissingFileError: where one is not finished.
+    """
+    for name in NETWORKS:
+        if not (Path(folder) / name / "provenance.json").exists():
+            raise MissingFileError(f"{Path(folder) / name} holds no finished network; train it with --only {name} first.")
+    for name in NETWORKS:
+        shutil.copytree(Path(folder) / name, assets / name, dirs_exist_ok=True)
+
+

@@ -1,0 +1,40 @@
+"""Figures, drawn from arrays only: nothing here loads, decodes or measures.
+
+Every function returns a `matplotlib.figure.Figure` of its own (no pyplot state), in one style: 7 inches wide for a
+page, 8-point text, Okabe-Ito colours, and a marker or line style besides colour wherever curves must be told apart.
+"""
+
+from sketchae.figures.curves import isotropy, training_curves
+from sketchae.figures.diagram import change_of_basis
+from sketchae.figures.grids import (
+    CHANNEL_PAIRS,
+    channel_panels,
+    heat_grid,
+    image_grid,
+    lerp_pictures,
+    lerp_strips,
+    matrix_heatmap,
+    mix_grid,
+)
+from sketchae.figures.scores import per_factor_scores, score_dots
+from sketchae.figures.style import COLOURS, SEMANTIC_COLOUR, STYLE_COLOUR, render_png
+
+__all__ = [
+    "CHANNEL_PAIRS",
+    "COLOURS",
+    "SEMANTIC_COLOUR",
+    "STYLE_COLOUR",
+    "change_of_basis",
+    "channel_panels",
+    "heat_grid",
+    "image_grid",
+    "isotropy",
+    "lerp_pictures",
+    "lerp_strips",
+    "matrix_heatmap",
+    "mix_grid",
+    "per_factor_scores",
+    "render_png",
+    "score_dots",
+    "training_curves",
+]

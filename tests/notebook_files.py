@@ -1,0 +1,50 @@
+"""Small notebooks for tests, and the one way in which committed notebooks are held to their outputs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from sketchae.run_all import REUSED_MEMORY, TEXT_PROGRESS
+
+SANITIZE = Path(__file__).with_name("nbval_sanitize.cfg")
+KERNELSPEC = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+
+
+def write_small_notebook(path: Path, *sources: str, parameters: str = 'PROFILE = "scenes"') -> Path:
+    """A notebook with a title, a `parameters` cell and the given code cells; never executed."""
+    cells = [new_markdown_cell("# A throwaway"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [new_code_cell(source) for source in sources]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": KERNELSPEC}), path)
+    return path
+
+
+def run_nbval(folder: Path, root: Path, *notebooks: Path) -> subprocess.CompletedProcess:
+    """Run `notebooks` by nbval with `root` as SKETCHAE_ROOT, outputs compared after tests/nbval_sanitize.cfg.
+
+    Progress bars are off (the stored outputs have none), and none of this project's pytest settings apply.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    package_parent = str(Path(__file__).resolve().parents[1])
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTEST_ADDOPTS")}
+    environment |= {"SKETCHAE_ROOT": str(root), **TEXT_PROGRESS, **REUSED_MEMORY, "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment |= {"PYTHONPATH": package_parent, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-c", "pytest.ini", "--rootdir", ".", "-p", "no:cacheprovider"),
+            *("--nbval", "--nbval-kernel-name", "python3", "--nbval-sanitize-with", str(SANITIZE), "--color=no"),
+            *("--durations=10", *(str(notebook.relative_to(folder)) for notebook in notebooks)),
+        ],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -1,0 +1,116 @@
+"""The committed notebooks, run: the whole path on the smoke profile, and each stored output compared by nbval.
+
+Everything happens on copies under `build/tests/`, so that git sees nothing.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from notebook_files import run_nbval, write_small_notebook
+
+from sketchae.executed import read_notebook, write_notebook
+from sketchae.run_all import find_notebooks, run_all
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIES = ROOT / "build" / "tests"
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Path:
+    """A small notebook, executed in place as `make paper` does it."""
+    notebook = write_small_notebook(
+        tmp_path / "notebooks" / "00_small.ipynb",
+        'import time\nprint("swap score 0.731")\nprint(f"{time.time():.3f} s")',
+        "import sys\nprint('a warning', file=sys.stderr)",
+        "[round(1 / 3, 3), 'two']",
+        "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)):\n    pass",
+    )
+    monkeypatch.setenv("SKETCHAE_ROOT", str(tmp_path))
+    run_all("scenes", progress=False)
+    return notebook
+
+
+def test_unaltered_outputs_pass(small):
+    """Times differ between the two runs, and the progress bar is in neither."""
+    done = run_nbval(small.parent, small.parent, small)
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+
+
+def test_every_altered_stored_output_fails(small):
+    """What is printed, what goes to stderr, what a last expression shows: one digit or one word is enough."""
+    notebook = read_notebook(small)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                output.text = output.text.replace("0.731", "0.732").replace("a warning", "no warning")
+            else:
+                output.data["text/plain"] = output.data["text/plain"].replace("two", "too")
+    write_notebook(small, notebook)
+    done = run_nbval(small.parent, small.parent, small)
+    assert done.returncode == 1 and "3 failed, 2 passed" in done.stdout, done.stdout
+    assert done.stdout.count("Cell outputs differ") == 3
+
+
+def fresh_copy(name: str) -> Path:
+    """An empty root with copies of the committed notebooks in it."""
+    root = COPIES / name
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "notebooks").mkdir(parents=True)
+    for notebook in find_notebooks(ROOT / "notebooks"):
+        shutil.copy2(notebook, root / "notebooks" / notebook.name)
+    if (ROOT / "figures" / "static").is_dir():
+        shutil.copytree(ROOT / "figures" / "static", root / "figures" / "static")
+    return root
+
+
+@pytest.mark.notebooks
+def test_the_whole_path_runs_on_the_smoke_profile():
+    root = fresh_copy("smoke")
+    command = [sys.executable, "-m", "sketchae", "run-all", "--profile", "smoke"]
+    environment = {**os.environ, "SKETCHAE_ROOT": str(root), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    work = root / "build" / "smoke"
+    assert [path.name for path in find_notebooks(work / "notebooks")] == [
+        path.name for path in find_notebooks(ROOT / "notebooks")
+    ]
+    assert json.loads((work / "results" / "values.json").read_text(encoding="utf-8"))
+    assert not (root / "results").exists()  # only the scenes profile writes there
+    again = subprocess.run([*command, "--skip-finished"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout.count("skipped") == len(find_notebooks(ROOT / "notebooks"))
+
+
+@pytest.mark.notebooks
+@pytest.mark.timeout(1800)
+def test_every_committed_output_is_what_the_code_prints():
+    root = fresh_copy("nbval")
+    done = run_nbval(root / "notebooks", root, *find_notebooks(root / "notebooks"))
+    (root / "nbval.txt").write_text(done.stdout, encoding="utf-8")
+    print(done.stdout[-2000:])
+    assert done.returncode == 0, done.stdout[-12000:]
+
+
+@pytest.mark.notebooks
+def test_an_altered_output_of_a_committed_notebook_fails():
+    """In place of trust in nbval: alter one number that 03_qr_finalize printed; what it reads is there from above."""
+    root = COPIES / "nbval"
+    notebook = next(iter((root / "notebooks").glob("03_*.ipynb")), None)
+    if notebook is None or not (root / "nbval.txt").is_file():
+        pytest.skip("the run over all notebooks did not come before this one")
+    content = read_notebook(notebook)
+    texts = [output for cell in content.cells for output in cell.get("outputs", []) if "text" in output]
+    assert texts, "03 prints nothing that could be altered"
+    texts[-1].text = "altered " + texts[-1].text
+    altered = notebook.with_name("03_altered.ipynb")
+    write_notebook(altered, content)
+    done = run_nbval(root / "notebooks", root, altered)
+    altered.unlink()
+    assert done.returncode == 1 and "Cell outputs differ" in done.stdout, done.stdout[-6000:]

@@ -1,0 +1,42 @@
+"""What the README promises."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_ten_lines_run(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 10
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["swapped"].shape == names["mixed"].shape == (1, 3, 128, 128)
+    assert names["swapped"].min() >= 0 and names["swapped"].max() <= 1
+    assert (names["same"] - names["vae"].decode(names["a"])).abs().max() < 1e-4
+    assert (names["swapped"] - names["same"]).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("document", ["README.md", "paper.md", "sketchae/assets/MODEL_CARD.md", "sketchae/scenes/DATA_CARD.md"])
+def test_every_link_to_a_file_leads_somewhere(document):
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{document}: {target}"
+
+
+def test_make_knows_the_commands_that_the_readme_names():
+    rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in re.findall(r"`?make ([a-z]+)", README):
+        if command not in ("are",):
+            assert command in rules
+
+
+def test_every_notebook_is_in_the_table():
+    for notebook in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
+        assert f"(notebooks/{notebook.name})" in README
