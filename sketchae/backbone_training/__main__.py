@@ -9,11 +9,12 @@ from sketchae.profiles import find_root
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--folder", type=Path, default=None, help="where trainings live (default: build/backbones)")
 parser.add_argument("--only", nargs="+", default=list(NETWORKS), help="networks to train")
+parser.add_argument("--clip-from", type=Path, default=None, help="carry on from this CLIP (e.g. sketchae/assets/clip): second stage only")
 parser.add_argument("--install", action="store_true", help="copy the finished networks into the package")
 
 if __name__ == "__main__":
     arguments = parser.parse_args()
     folder = arguments.folder or find_root() / "build" / "backbones"
-    train_backbones(folder, only=tuple(arguments.only))
+    train_backbones(folder, only=tuple(arguments.only), clip_start=arguments.clip_from)
     if arguments.install:
-        install_backbones(folder)
+        install_backbones(folder, only=tuple(arguments.only))

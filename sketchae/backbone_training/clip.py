@@ -2,10 +2,11 @@
 
 It learns from pictures and captions only; no factor is ever a target. Style is easier to see than content and a short
 training learns style alone, so every picture brings two content captions and one that also, or only, names its style.
-Objects and terrains tell most scenes of a batch apart, so a second stage draws two batches in three from scenes that agree
-in these (`HARD_FACTORS`): hard negatives, whose captions differ only in the rest.
+Objects and terrains tell most scenes of a batch apart, so a second stage draws three batches in four from scenes that agree
+in these and in others (`HARD_FACTORS`): hard negatives, whose captions differ only in the rest.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,11 @@ from sketchae.scenes import FACTORS, Scenes, captions, sample_scenes
 SPECIAL = ("<pad>", "<start>", "<unknown>", "<end>")  # <end> is 3: id 2 would switch on a legacy pooling rule
 IMAGE_SIZE = 64
 MAX_TOKENS = 48
-HARD_FACTORS = (("object", "terrain", "horizon", "size"), ("object", "terrain", "count", "position"))
+HARD_FACTORS = (
+    ("object", "terrain", "horizon", "size"),
+    ("object", "terrain", "count", "position"),
+    ("object", "terrain", "count", "position", "size", "horizon"),  # only what is in the sky tells these apart
+)
 
 
 def clip_config(vocab_size: int) -> CLIPConfig:
@@ -72,38 +77,54 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Ten
 
 
 def train_clip(
-    pool: ImagePool, out_dir: Path, config: LoopConfig, hard_config: LoopConfig, batch_size: int = 64
+    pool: ImagePool, out_dir: Path, config: LoopConfig, hard_config: LoopConfig, batch_size: int = 64, start: Path | None = None
 ) -> tuple[CLIPModel, CLIPProcessor, dict]:
-    """Contrastive training in two stages; each picture meets three captions: two of content, one of style or of both."""
+    """Contrastive training in two stages; each picture meets three captions: two of content, one of style or of both.
+
+    Args:
+        start: a folder with a trained CLIP of this kind, which takes the place of the first stage.
+    """
     torch.manual_seed(config.seed)
     processor = make_processor()
-    model = CLIPModel(clip_config(len(processor.tokenizer)))
+    model = CLIPModel(clip_config(len(processor.tokenizer))) if start is None else CLIPModel.from_pretrained(start)
 
     def stage(config: LoopConfig, rows_of: Callable[[int], np.ndarray]) -> Callable[[int], dict[str, Tensor]]:
         return lambda step: _loss(model, processor.tokenizer, pool, rows_of(step), step, config.seed)
 
-    first = fit(model, stage(config, lambda step: batch_rows(len(pool), batch_size, step, config.seed)), config, out_dir, "CLIP")
+    if start is None:
+        first = fit(model, stage(config, lambda step: batch_rows(len(pool), batch_size, step, config.seed)), config, out_dir, "CLIP")
+    else:
+        first = previous_training(start)
     hard = _HardBatches(pool, batch_size, hard_config.seed)
     second = fit(model, stage(hard_config, hard), hard_config, out_dir / "hard", "CLIP, hard negatives")
     seconds = first["duration_s"] + second["duration_s"]
-    log = first["log"] + [{**row, "step": row["step"] + config.n_steps} for row in second["log"]]
+    done = first["log"][-1]["step"] + 1
+    log = first["log"] + [{**row, "step": row["step"] + done} for row in second["log"]]
     return model, processor, {"log": log, "duration_s": seconds, "config": {"first": first["config"], "hard": second["config"]}}
 
 
+def previous_training(folder: Path) -> dict:
+    """Log, duration and settings of the training whose result is in `folder`, as `loop.fit` returns them."""
+    about = json.loads((folder / "provenance.json").read_text())
+    log = json.loads((folder / "training_log.json").read_text())
+    return {"log": log, "duration_s": about["duration_s"], "config": about["loop"]}
+
+
 class _HardBatches:
-    """Rows of a step's batch: from scenes that agree in the first, or the second, of `HARD_FACTORS`, or from all, in turn."""
+    """Rows of a step's batch: from scenes that agree in the first, the second … of `HARD_FACTORS`, or from all, in turn."""
 
     def __init__(self, pool: ImagePool, batch_size: int, seed: int):
         self.n, self.batch_size, self.seed = len(pool), batch_size, seed
         self.groupings = [_groups(pool.scenes, names) for names in HARD_FACTORS]
 
     def __call__(self, step: int) -> np.ndarray:
-        if step % 3 == 2:
+        which = step % (len(self.groupings) + 1)
+        if which == len(self.groupings):
             return batch_rows(self.n, self.batch_size, step, self.seed)
         rng = np.random.default_rng([self.seed, step])
-        groups = self.groupings[step % 3]
+        groups = self.groupings[which]
         group = groups[rng.integers(len(groups))]
-        return rng.choice(group, self.batch_size, replace=len(group) < self.batch_size)
+        return rng.choice(group, min(self.batch_size, len(group)), replace=False)
 
 
 def _groups(scenes: Scenes, names: tuple[str, ...]) -> list[np.ndarray]:

@@ -31,15 +31,19 @@ class BackboneBudget:
 
     vae_steps: int = 2800
     clip_steps: int = 2600
-    clip_hard_steps: int = 600
+    clip_hard_steps: int = 1500
     judge_a_steps: int = 1200
     judge_b_steps: int = 1000
     n_backbone_scenes: int = 48_000
     n_judge_scenes: int = 24_000
 
 
-def train_backbones(folder: Path, budget: BackboneBudget = BackboneBudget(), only: tuple[str, ...] = NETWORKS) -> Path:
+def train_backbones(
+    folder: Path, budget: BackboneBudget = BackboneBudget(), only: tuple[str, ...] = NETWORKS, clip_start: Path | None = None
+) -> Path:
     """Train the networks named in `only`, each into a folder of its own under `folder`; finished ones are kept.
+
+    `clip_start` is a folder with an earlier CLIP, whose training the second stage then carries on.
 
     Raises:
         BadInputError: for a name that is not in `NETWORKS`.
@@ -49,11 +53,11 @@ def train_backbones(folder: Path, budget: BackboneBudget = BackboneBudget(), onl
         if name not in NETWORKS:
             raise BadInputError(f"There is no network '{name}' to train; choose from {', '.join(NETWORKS)}.")
         if not (folder / name / "provenance.json").exists():
-            _train_one(name, folder, budget)
+            _train_one(name, folder, budget, clip_start)
     return folder
 
 
-def _train_one(name: str, folder: Path, budget: BackboneBudget) -> None:
+def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path | None) -> None:
     out, pool_dir = folder / name, folder / "pool"
     training = folder / "training" / name
     out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +69,7 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget) -> None:
         pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
         config = LoopConfig(n_steps=budget.clip_steps, lr=1e-3, weight_decay=0.05)
         hard_config = LoopConfig(n_steps=budget.clip_hard_steps, lr=5e-4, weight_decay=0.05, n_warmup=50, seed=1)
-        model, processor, record = train_clip(pool, training, config, hard_config)
+        model, processor, record = train_clip(pool, training, config, hard_config, start=clip_start)
         model.save_pretrained(out)
         processor.save_pretrained(out)
     else:
@@ -99,16 +103,16 @@ def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parame
     atomic_write_text(out / "training_log.json", json.dumps(rows) + "\n")
 
 
-def install_backbones(folder: Path, assets: Path = ASSETS) -> None:
-    """Copy finished networks from `folder` into the package's assets.
+def install_backbones(folder: Path, assets: Path = ASSETS, only: tuple[str, ...] = NETWORKS) -> None:
+    """Copy the finished networks named in `only` from `folder` into the package's assets.
 
     Raises:
         MissingFileError: where one is not finished.
     """
-    for name in NETWORKS:
+    for name in only:
         if not (Path(folder) / name / "provenance.json").exists():
             raise MissingFileError(f"{Path(folder) / name} holds no finished network; train it with --only {name} first.")
-    for name in NETWORKS:
+    for name in only:
         shutil.copytree(Path(folder) / name, assets / name, dirs_exist_ok=True)
 
 
