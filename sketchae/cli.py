@@ -1,4 +1,4 @@
-"""The console script `sketchae`: run the notebooks, list the profiles, check or refresh paper.md."""
+"""The console script `sketchae`: run the notebooks, fit Q to a VAE and pictures, list profiles, check or refresh paper.md."""
 
 import argparse
 import ast
@@ -43,6 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="only these, e.g. --notebooks 02 03")
     run.set_defaults(command=_run_all)
 
+    fit = commands.add_parser("fit", help="find Q for a VAE and pictures of your own", allow_abbrev=False)
+    fit.add_argument("--vae", required=True, metavar="FOLDER_OR_ID", help="a folder, a hub id, or embedded")
+    fit.add_argument("--vae-revision", metavar="R", help="branch, tag or commit of a hub id")
+    fit.add_argument("--images", required=True, metavar="FOLDER", help="pictures, read with the folders in it")
+    fit.add_argument("--n-semantic", type=int, metavar="K", help="semantic channels (default: the method's choice)")
+    fit.add_argument("--image-size", type=int, default=256, metavar="PIXELS", help="side of the square (default: 256)")
+    fit.add_argument("--limit", type=int, default=100, metavar="N", help="at most N pictures (default: 100)")
+    fit.add_argument("--out", metavar="FOLDER", help="where to write (default: build/fit/<name of the VAE>)")
+    fit.add_argument("--method", default="augmentation", choices=["augmentation"], help="default: augmentation")
+    fit.set_defaults(command=_fit)
+
     profiles = commands.add_parser("profiles", help="list the profiles")
     profiles.set_defaults(command=_profiles)
 
@@ -79,6 +90,14 @@ def parse_value(text: str) -> object:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return str(Path(text).resolve()) if "/" in text and Path(text).exists() else text
+
+
+def _fit(parsed: argparse.Namespace) -> int:
+    from sketchae.fit import fit, summary
+
+    options = {name: value for name, value in vars(parsed).items() if name != "command"}
+    print(summary(fit(options.pop("vae"), options.pop("images"), **options)))
+    return 0
 
 
 def _profiles(parsed: argparse.Namespace) -> int:

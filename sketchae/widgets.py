@@ -57,7 +57,9 @@ def explorer(
     for control in (original, target, semantic, style):
         control.observe(redraw, names="value")
     redraw()
-    box = widgets.HBox([widgets.VBox([original, target, semantic, style]), picture])
+    # In a narrow window the picture goes below the controls, which would else be cut off.
+    controls = widgets.VBox([original, target, semantic, style], layout=widgets.Layout(flex="0 0 auto"))
+    box = widgets.HBox([controls, picture], layout=widgets.Layout(flex_flow="row wrap"))
     box.original, box.target, box.semantic, box.style, box.picture = original, target, semantic, style, picture
     return box
 

@@ -9,11 +9,12 @@ from torch import nn
 
 from sketchae.backbone_training.clip import contrastive_loss, make_processor
 from sketchae.backbone_training.loop import LoopConfig, fit
-from sketchae.backbone_training.pool import ImagePool, batch_rows
+from sketchae.backbone_training.pool import ImagePool, batch_rows, minimal_sets
 from sketchae.backbone_training.ship import NETWORKS, BackboneBudget, install_backbones, train_backbones
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.metrics import backbones as measure
 from sketchae.scenes import FACTORS, captions, render, sample_scenes, split_scenes
+from sketchae.scenes.captions import naming_only
 
 
 class Interrupted(Exception):
@@ -73,20 +74,36 @@ def test_the_vocabulary_covers_every_caption():
 
 
 def test_contrastive_loss_is_low_for_matching_pairs_only():
-    e = torch.eye(6)
+    e = torch.eye(6)[None]
     scale = torch.tensor(20.0)
-    assert contrastive_loss(e, e, scale) < 1e-3 < contrastive_loss(e, e.roll(1, 0), scale)
+    assert contrastive_loss(e, e, scale) < 1e-3 < contrastive_loss(e, e.roll(1, 1), scale)
+    # Within sets: twice the same three embeddings would be ambiguous in one batch, and are not in two sets of three.
+    twice = torch.eye(3)[None].repeat(2, 1, 1)
+    assert contrastive_loss(twice, twice, scale) < 1e-3 < contrastive_loss(twice.reshape(1, 6, 3), twice.reshape(1, 6, 3), scale)
+
+
+def test_minimal_sets_differ_in_one_factor_only(tmp_path):
+    scenes = minimal_sets("backbones", 12, "celestial")
+    assert scenes.value_names("celestial")[:4] == list(FACTORS["celestial"].values)
+    for name in FACTORS:
+        first = scenes.factors[name].reshape(3, 4)
+        assert name == "celestial" or (first == first[:, :1]).all()
+    assert (scenes.content_jitter_seed.reshape(3, 4) == scenes.content_jitter_seed.reshape(3, 4)[:, :1]).all()
+    pool = ImagePool(tmp_path, "backbones", 8, vary="celestial")
+    expected = render(minimal_sets("backbones", 8, "celestial")).images
+    assert (pool.images(np.arange(8)) - expected).abs().max() <= 0.5 / 255 + 1e-6
+    assert naming_only("celestial", scenes[:4], 1) == ["under a clear sky", "with the sun above", "with a crescent moon above", "with a cloud above"]
 
 
 @pytest.mark.timeout(400)
 def test_all_networks_train_and_are_installed(tmp_path):
-    budget = BackboneBudget(vae_steps=2, clip_steps=2, clip_hard_steps=2, judge_a_steps=2, judge_b_steps=2, n_backbone_scenes=64, n_judge_scenes=64)
+    budget = BackboneBudget(vae_steps=2, clip_steps=2, clip_hard_steps=2, judge_a_steps=2, judge_b_steps=2, n_backbone_scenes=64, n_minimal_scenes=64, n_judge_scenes=64)
     folder = train_backbones(tmp_path / "work", budget)
     install_backbones(folder, tmp_path / "assets")
     for name in NETWORKS:
         about = json.loads((tmp_path / "assets" / name / "provenance.json").read_text())
-        loop = about["loop"]["first"] if name == "clip" else about["loop"]
-        assert about["network"] == name and loop["n_steps"] == 2
+        stages = about["loop"] if name == "clip" else [about["loop"]]
+        assert about["network"] == name and [stage["n_steps"] for stage in stages] == [2] * len(stages)
     from sketchae.backbones import load_clip, load_vae
     from sketchae.scenes import load_judge
 
@@ -96,6 +113,9 @@ def test_all_networks_train_and_are_installed(tmp_path):
     assert z.shape == (4, 4, 16, 16) and recon.shape == images.shape
     assert load_clip(tmp_path / "assets" / "clip").embed_images(images).shape == (4, 128)
     assert set(load_judge("b", tmp_path / "assets" / "judge_b").predict(images)) == set(FACTORS)
+    further = train_backbones(tmp_path / "further", budget, only=("clip",), clip_start=folder / "clip")
+    about = json.loads((further / "clip" / "provenance.json").read_text())
+    assert len(about["loop"]) == 3 and about["last_losses"]["step"] == 5  # two stages before, one more now
     with pytest.raises(BadInputError, match="no network"):
         train_backbones(tmp_path / "work", budget, only=("unet",))
     with pytest.raises(MissingFileError, match="finished"):

@@ -104,6 +104,25 @@ def test_gradients_reach_the_latents_through_decode_but_no_weight(folders, image
     assert all(parameter.grad is None for parameter in codec.vae.parameters())
 
 
+@pytest.mark.parametrize(("n", "sizes"), [(2, [2]), (3, [3]), (4, [4]), (9, [3, 3, 3]), (11, [4, 4, 3])])
+def test_on_a_cpu_a_batch_goes_through_in_pieces_that_change_nothing(folders, monkeypatch, n, sizes):
+    vae = load_vae(folders["vae"], device="cpu")
+    images = torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(n))
+    z = vae.encode(images)
+    whole = vae.decode(z)
+    seen = []
+    for half, network in (("encode", vae.vae.encode), ("decode", vae.vae.decode)):
+        note = lambda batch, network=network: (seen.append(len(batch)), network(batch))[1]  # noqa: E731
+        monkeypatch.setattr(vae.vae, half, note)
+    monkeypatch.setattr("sketchae.backbones.vae.PIXELS_PER_CALL", 4 * 32**2)
+    torch.testing.assert_close(vae.encode(images), z, atol=1e-5, rtol=0)
+    torch.testing.assert_close(vae.decode(z), whole, atol=1e-5, rtol=0)
+    assert seen == 2 * sizes
+    seen.clear()
+    vae.decode(z.requires_grad_())  # what needs a gradient goes whole
+    assert seen == [n]
+
+
 def test_bfloat16_stays_near_float32_and_returns_float32(folders, images):
     exact = load_vae(folders["tiny_vae"], device="cpu").encode(images)
     fast = load_vae(folders["tiny_vae"], device="cpu", dtype=torch.bfloat16)

@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -23,8 +25,10 @@ from sketchae import shards
 from sketchae.data import Example
 from sketchae.errors import BadInputError, NoSpaceError
 from sketchae.latents import open_latents
+from sketchae.preprocess import __main__ as command
 from sketchae.preprocess import preprocess, preprocess_profile
 from sketchae.preprocess.__main__ import main
+from sketchae.preprocess.encoding import BATCHES_AT_WORK
 from sketchae.profiles import load_profile
 
 HERE = Path(__file__).parent
@@ -226,7 +230,7 @@ def test_captions_are_embedded_once_sorted_by_length(tmp_path):
     assert clip.calls == [["a", "a b", "a b c d e"]]
 
 
-def test_only_two_batches_of_pictures_are_held(tmp_path):
+def test_only_a_few_batches_of_pictures_are_held(tmp_path):
     alive, peak = [0], [0]
 
     def died():
@@ -242,7 +246,63 @@ def test_only_two_batches_of_pictures_are_held(tmp_path):
             return entry
 
     run(tmp_path, Counting({"train": 96}), shard_size=96, batch_size=4)
-    assert peak[0] <= 12  # the batch at work, the one read ahead, and one just being let go
+    # Those at work, the one read ahead, and one just being let go; 24 batches are read.
+    assert peak[0] <= 4 * (BATCHES_AT_WORK + 2)
+
+
+def test_reading_and_the_two_networks_overlap_each_in_a_thread_of_its_own(tmp_path):
+    threads = {"read": set(), "vae": set(), "clip": set()}
+    clip_was_there, read_on = threading.Event(), threading.Event()
+
+    class Source(FakeSource):
+        def load(self, split, start, stop):
+            threads["read"].add(threading.get_ident())
+            if start:
+                read_on.set()
+            return super().load(split, start, stop)
+
+    class Codec(FakeCodec):
+        def encode(self, images):  # cannot go on before the next batch is read and CLIP has seen this one
+            threads["vae"].add(threading.get_ident())
+            assert clip_was_there.wait(30) and read_on.wait(30)
+            return super().encode(images)
+
+    class Clip(FakeClip):
+        def embed_images(self, images):
+            threads["clip"].add(threading.get_ident())
+            clip_was_there.set()
+            return super().embed_images(images)
+
+        def embed_texts(self, texts):
+            threads["clip"].add(threading.get_ident())
+            return super().embed_texts(texts)
+
+    run(tmp_path, Source({"train": 8}), Codec(), Clip)
+    assert [len(ids) for ids in threads.values()] == [1, 1, 1]
+    assert len(set.union(*threads.values())) == 3
+
+
+@pytest.mark.parametrize(("before", "inside"), [(1, 1), (2, 1), (4, 2)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_network_takes_half_of_pytorchs_threads_and_the_setting_is_restored(tmp_path, before, inside, fails):
+    seen = []
+
+    class Codec(FakeCodec):
+        def encode(self, images):
+            seen.append(torch.get_num_threads())
+            if fails:
+                raise RuntimeError("broken network")
+            return super().encode(images)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(before)
+    try:
+        with pytest.raises(RuntimeError, match="broken network") if fails else nullcontext():
+            run(tmp_path, FakeSource({"train": 8}), Codec())
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(threads)
+    assert seen and set(seen) == {inside}
 
 
 def test_full_disk_says_so_and_keeps_finished_shards(tmp_path, uninterrupted, monkeypatch):
@@ -263,6 +323,20 @@ def test_full_disk_says_so_and_keeps_finished_shards(tmp_path, uninterrupted, mo
     assert data_bytes(tmp_path) == data_bytes(uninterrupted)
 
 
+class Marked(FakeSource):
+    """The top left pixel of picture `marked` is exactly a quarter red."""
+
+    def __init__(self, n, marked):
+        super().__init__(n)
+        self.marked = marked
+
+    def entry(self, split, i):
+        entry = super().entry(split, i)
+        if i == self.marked:
+            entry.tensor[0, 0, 0] = 0.25
+        return entry
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
 def test_latents_that_are_not_finite_are_refused_by_name(tmp_path, value):
     class Poisoned(FakeCodec):
@@ -271,15 +345,8 @@ def test_latents_that_are_not_finite_are_refused_by_name(tmp_path, value):
             z[(images[:, 0, 0, 0] == 0.25)] = value
             return z
 
-    class Marked(FakeSource):
-        def entry(self, split, i):
-            entry = super().entry(split, i)
-            if i == 10:
-                entry.tensor[0, 0, 0] = 0.25
-            return entry
-
     with pytest.raises(BadInputError, match=r"Image train-10 \(index 10\) gives latents that are not finite"):
-        run(tmp_path, Marked({"train": 16}), Poisoned())
+        run(tmp_path, Marked({"train": 16}, marked=10), Poisoned())
     assert (tmp_path / "train" / "shard-00000.arrow").exists()
 
 
@@ -290,15 +357,8 @@ def test_a_picture_that_the_codec_refuses_is_named(tmp_path):
                 raise BadInputError("too green.")
             return super().encode(images)
 
-    class Marked(FakeSource):
-        def entry(self, split, i):
-            entry = super().entry(split, i)
-            if i == 2:
-                entry.tensor[0, 0, 0] = 0.25
-            return entry
-
     with pytest.raises(BadInputError, match=r"Image train-2 \(index 2\) cannot be encoded: too green"):
-        run(tmp_path, Marked({"train": 4}), Picky())
+        run(tmp_path, Marked({"train": 4}, marked=2), Picky())
 
 
 @pytest.mark.parametrize(
@@ -423,3 +483,21 @@ def test_a_profile_is_preprocessed_with_its_own_source_and_networks(tmp_path, na
 def test_the_command_refuses_in_one_sentence(capsys):
     assert main(["--profile", "nothing"]) == 1
     assert "There is no profile 'nothing'" in capsys.readouterr().err
+
+
+def test_the_command_sets_fields_of_the_profile_and_prints_the_report(tmp_path, capsys, monkeypatch):
+    def stand_in(profile, *, out_dir, progress):
+        return f"{profile.n_train} {profile.vae} {out_dir} {progress}"
+
+    monkeypatch.setattr(command, "preprocess_profile", stand_in)
+    assert main(["--profile", "smoke", "-p", "N_TRAIN", "7", "-p", "vae", "some/vae", "--out", "there", "--quiet"]) == 0
+    assert capsys.readouterr().out == "7 some/vae there False\n"
+
+
+def test_the_command_says_how_an_interrupted_run_continues(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "preprocess_profile", interrupted)
+    assert main(["--profile", "smoke"]) == 130
+    assert capsys.readouterr().err == "sketchae.preprocess: interrupted; the same command continues where it stopped\n"

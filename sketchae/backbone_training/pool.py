@@ -9,17 +9,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sketchae.atomic import atomic_path
-from sketchae.scenes import IMAGE_SIZE, SPLITS, sample_scenes, split_scenes
-from sketchae.scenes.factors import SCENES_VERSION, Scenes, hash_seeds
+from sketchae.scenes import IMAGE_SIZE, split_scenes
+from sketchae.scenes.factors import FACTORS, SCENES_VERSION, Scenes, hash_seeds
 from sketchae.scenes.render import render
 
 
 class ImagePool:
-    """The first `n` scenes of a split, as a memory-mapped array of bytes (n, 3, 128, 128) under `folder`."""
+    """The first `n` scenes of a split, as a memory-mapped array of bytes (n, 3, 128, 128) under `folder`.
 
-    def __init__(self, folder: Path, split: str, n: int):
-        self.scenes: Scenes = split_scenes(split, n)
-        self.file = Path(folder) / f"scenes-v{SCENES_VERSION}-{split}-{n}.npy"
+    With `vary`, a factor's name, they come in minimal sets: each of the first scenes once with every value of the
+    factor and equal in everything else, n in all.
+    """
+
+    def __init__(self, folder: Path, split: str, n: int, vary: str | None = None):
+        self.vary = vary
+        self.scenes = split_scenes(split, n) if vary is None else minimal_sets(split, n, vary)
+        self.file = Path(folder) / f"scenes-v{SCENES_VERSION}-{split}-{n}{f'-{vary}' if vary else ''}.npy"
         if not self.file.exists():
             self._draw(split, n)
         self.pixels = np.load(self.file, mmap_mode="r", allow_pickle=False)
@@ -30,7 +35,7 @@ class ImagePool:
             shape = (n, 3, IMAGE_SIZE, IMAGE_SIZE)
             pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
             for i in tqdm(range(0, n, 512), desc=f"drawing {split}"):
-                images = render(sample_scenes(SPLITS[split][i : min(i + 512, n)])).images
+                images = render(self.scenes[i : i + 512]).images
                 pixels[i : i + len(images)] = (images * 255).round().to(torch.uint8).numpy()
             pixels.flush()
 
@@ -40,6 +45,13 @@ class ImagePool:
     def images(self, rows: np.ndarray) -> Float[Tensor, "n 3 128 128"]:
         """The pictures at `rows`, in [0, 1]."""
         return torch.from_numpy(self.pixels[np.asarray(rows)]).float().div_(255)
+
+
+def minimal_sets(split: str, n: int, vary: str) -> Scenes:
+    """`n` scenes of a split, of which each run of len(values) differs in the factor `vary` only (n divides evenly)."""
+    values = FACTORS[vary].values
+    repeated = split_scenes(split, n // len(values))[np.repeat(np.arange(n // len(values)), len(values))]
+    return repeated.with_factor(vary, values * (n // len(values)))
 
 
 def batch_rows(n: int, batch_size: int, step: int, seed: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from sketchae.atomic import atomic_write_text
-from sketchae.backbone_training.clip import train_clip
+from sketchae.backbone_training.clip import MINIMAL_FACTOR, train_clip
 from sketchae.backbone_training.judges import train_judge
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
@@ -31,10 +31,11 @@ class BackboneBudget:
 
     vae_steps: int = 2800
     clip_steps: int = 2600
-    clip_hard_steps: int = 1500
+    clip_hard_steps: int = 2000
     judge_a_steps: int = 1200
     judge_b_steps: int = 1000
     n_backbone_scenes: int = 48_000
+    n_minimal_scenes: int = 12_000
     n_judge_scenes: int = 24_000
 
 
@@ -67,9 +68,10 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         model.to(memory_format=torch.contiguous_format).save_pretrained(out)
     elif name == "clip":
         pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
+        minimal_pool = ImagePool(pool_dir, "backbones", budget.n_minimal_scenes, vary=MINIMAL_FACTOR)
         config = LoopConfig(n_steps=budget.clip_steps, lr=1e-3, weight_decay=0.05)
         hard_config = LoopConfig(n_steps=budget.clip_hard_steps, lr=5e-4, weight_decay=0.05, n_warmup=50, seed=1)
-        model, processor, record = train_clip(pool, training, config, hard_config, start=clip_start)
+        model, processor, record = train_clip(pool, minimal_pool, training, config, hard_config, start=clip_start)
         model.save_pretrained(out)
         processor.save_pretrained(out)
     else:
@@ -93,7 +95,7 @@ def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parame
         "duration_s": round(record["duration_s"]),
         "n_threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "loop": record["config"],
+        "loop": record["config"],  # stage by stage, where there are several
         "last_losses": record["log"][-1],
         "results": "measured afresh by notebooks/00_backbones; see results/values.json, keys backbones.*",
         "licence": "MIT",

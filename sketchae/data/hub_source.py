@@ -20,16 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.data_files import EmptyDatasetError
 
-from sketchae.data.examples import (
-    CAPTION_COLUMNS,
-    N_CAPTIONS,
-    SPLIT_NAMES,
-    SPLITS,
-    Example,
-    Skipped,
-    check_range,
-    make_example,
-)
+from sketchae.data import examples
+from sketchae.data.examples import CAPTION_COLUMNS, Example, Skipped
 from sketchae.errors import BadInputError, MissingFileError, SketchaeError
 from sketchae.hub import hub_error
 
@@ -56,7 +48,7 @@ class HubSource:
         dataset_id: str | os.PathLike,
         revision: str | None = None,
         limits: Mapping[str, int | None] | None = None,
-        n_captions: int = N_CAPTIONS,
+        n_captions: int = examples.N_CAPTIONS,
         name: str | None = None,
     ):
         self.dataset_id, self.n_captions = os.fspath(dataset_id), n_captions
@@ -69,9 +61,10 @@ class HubSource:
         with _translated(self.dataset_id, revision):
             builder = datasets.load_dataset_builder(self.dataset_id, name, revision=None if is_folder else revision)
             files = {
-                SPLIT_NAMES.get(str(s), str(s)): list(paths) for s, paths in (builder.config.data_files or {}).items()
+                examples.SPLIT_NAMES.get(str(s), str(s)): list(paths)
+                for s, paths in (builder.config.data_files or {}).items()
             }
-            self.splits = [split for split in SPLITS if files.get(split)]
+            self.splits = [split for split in examples.SPLITS if files.get(split)]
             if not self.splits:
                 raise BadInputError(
                     f"{self.dataset_id} has the splits {', '.join(files) or 'none'}: a split named train, val or test "
@@ -93,7 +86,7 @@ class HubSource:
 
     def n_examples(self, split: str) -> int | None:
         """Pictures in the split, after the limit; None where only reading to the end would tell."""
-        check_range(None, split, self.splits, 0, 0)
+        examples.check_range(None, split, self.splits, 0, 0)
         with _translated(self.dataset_id, self.revision):
             return self._rows[split].n_rows()
 
@@ -103,7 +96,7 @@ class HubSource:
         Raises:
             NoNetworkError: the hub could not be reached; what was read before stays valid.
         """
-        start, stop = check_range(self._limits.get(split), split, self.splits, start, stop)
+        start, stop = examples.check_range(self._limits.get(split), split, self.splits, start, stop)
         with _translated(self.dataset_id, self.revision):
             rows = self._rows[split].read(start, stop)
         return [self._example(split, position, row) for position, row in enumerate(rows, start)]
@@ -119,7 +112,7 @@ class HubSource:
             picture = _picture_bytes(row.get("image"))
         except OSError as error:
             return Skipped(name, position, f"its file could not be fetched ({error})")
-        return make_example(row, picture, id=name, index=position, n_captions=self.n_captions)
+        return examples.make_example(row, picture, id=name, index=position, n_captions=self.n_captions)
 
 
 class _ParquetRows:
@@ -182,7 +175,7 @@ class _StreamedRows:
     """Rows in order, from any format that `datasets` can stream; going back starts from the beginning."""
 
     def __init__(self, builder: datasets.DatasetBuilder, split: str, files: list[str], limit: int | None):
-        own_name = next(s for s in builder.config.data_files if SPLIT_NAMES.get(str(s), str(s)) == split)
+        own_name = next(s for s in builder.config.data_files if examples.SPLIT_NAMES.get(str(s), str(s)) == split)
         stream = builder.as_streaming_dataset(split=own_name)
         info = (builder.info.splits or {}).get(own_name)
         self._n = info.num_examples if info is not None and info.num_examples else None

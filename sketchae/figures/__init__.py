@@ -4,6 +4,7 @@ Every function returns a `matplotlib.figure.Figure` of its own (no pyplot state)
 page, 8-point text, Okabe-Ito colours, and a marker or line style besides colour wherever curves must be told apart.
 """
 
+from sketchae.figures.before_after import before_after
 from sketchae.figures.curves import isotropy, training_curves
 from sketchae.figures.diagram import change_of_basis
 from sketchae.figures.grids import (
@@ -16,6 +17,8 @@ from sketchae.figures.grids import (
     matrix_heatmap,
     mix_grid,
 )
+from sketchae.figures.leakage import leakage_heatmap
+from sketchae.figures.proxies import proxy_scatter
 from sketchae.figures.scores import per_factor_scores, score_dots
 from sketchae.figures.style import COLOURS, SEMANTIC_COLOUR, STYLE_COLOUR, render_png
 
@@ -24,16 +27,19 @@ __all__ = [
     "COLOURS",
     "SEMANTIC_COLOUR",
     "STYLE_COLOUR",
+    "before_after",
     "change_of_basis",
     "channel_panels",
     "heat_grid",
     "image_grid",
     "isotropy",
+    "leakage_heatmap",
     "lerp_pictures",
     "lerp_strips",
     "matrix_heatmap",
     "mix_grid",
     "per_factor_scores",
+    "proxy_scatter",
     "render_png",
     "score_dots",
     "training_curves",

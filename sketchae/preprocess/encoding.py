@@ -1,17 +1,18 @@
 """One shard's worth of examples through the frozen networks: pictures to `z` and `clip_img`, captions to `clip_txt`.
 
-What makes it quick: pictures go through the networks in batches, the next batch is read by a thread while this one is
-computed, and the captions of the whole shard are embedded at once, each different text once, sorted by length so that
-hardly any padding is computed.
+What makes it quick: three threads work side by side, one that reads (or draws) the next batch, one for the VAE, one for
+CLIP; no object is ever used by two of them. The captions of the whole shard are embedded at once, each different text
+once, sorted by length so that hardly any padding is computed. On a CPU each network's operations take half of PyTorch's
+threads, since two networks run at a time: many threads in one small operation mostly wait for each other.
 """
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from sketchae.images import center_crop, to_tensor
 from sketchae.shards import ShardArrays, ShardInfo
 
 CAPTIONS_PER_CALL = 4  # times the batch size: a GPU wants many; the fewer, the less padding within a call
+BATCHES_AT_WORK = 3  # pictures of so many batches wait for a network: what the VAE still has while CLIP does the captions
 
 
 @runtime_checkable
@@ -47,7 +49,7 @@ class PreparedBatch:
 
 
 class ShardEncoder:
-    """Encodes ranges of a source; see `encode`. `seconds` accumulates the time spent in each part.
+    """Encodes ranges of a source; see `encode`. `seconds` accumulates the time of each part, which overlap.
 
     Args:
         clip: may be None where the source brings its own `clip_img` and `clip_txt`.
@@ -82,22 +84,40 @@ class ShardEncoder:
         """
         z, clip_img, examples, skipped = [], [], [], []
         n_positions = n_clipped = n_latents = 0
-        for batch in self._batches(split, start, stop):
-            n_positions += batch.n_positions
-            skipped += [
-                {"split": split, "index": int(s.index), "id": str(s.id), "reason": str(s.reason)} for s in batch.skipped
-            ]
-            if batch.examples:
-                with self.timed("vae_s"):
-                    latents, clipped = self._latents(batch)
-                with self.timed("clip_image_s"):
-                    clip_img.append(self._image_embeddings(batch))
-                z.append(latents)
-                n_latents, n_clipped = n_latents + latents.size, n_clipped + clipped
-                examples += [_without_picture(example) for example in batch.examples]
-            on_batch(batch.n_positions)
-        with self.timed("clip_text_s"):
-            clip_txt, starts = self._text_embeddings(examples)
+        at_work: deque[_Encoding] = deque()
+
+        def collect() -> None:
+            nonlocal n_clipped, n_latents
+            done = at_work.popleft()
+            (latents, clipped), embeddings = done.latents.result(), done.embeddings.result()
+            z.append(latents)
+            clip_img.append(embeddings)
+            n_latents, n_clipped = n_latents + latents.size, n_clipped + clipped
+            for example in done.batch.examples:  # a shard keeps its captions to its end, but few batches of pictures
+                example.image = example.tensor = None
+            on_batch(done.batch.n_positions)
+
+        with _workers(3) as (reader, vae_worker, clip_worker):
+            for batch in self._batches(reader, split, start, stop):
+                n_positions += batch.n_positions
+                skipped += [
+                    {"split": split, "index": int(s.index), "id": str(s.id), "reason": str(s.reason)}
+                    for s in batch.skipped
+                ]
+                if not batch.examples:
+                    on_batch(batch.n_positions)
+                    continue
+                latents = vae_worker.submit(self._timed, "vae_s", self._latents, batch)
+                embeddings = clip_worker.submit(self._timed, "clip_image_s", self._image_embeddings, batch)
+                at_work.append(_Encoding(batch, latents, embeddings))
+                examples += batch.examples
+                del batch
+                if len(at_work) == BATCHES_AT_WORK:
+                    collect()
+            texts = clip_worker.submit(self._timed, "clip_text_s", self._text_embeddings, examples)
+            while at_work:
+                collect()
+            clip_txt, starts = texts.result()
         info = ShardInfo(number, n_positions, len(examples), len(clip_txt), n_latents, n_clipped, skipped)
         if not examples:
             return None, info
@@ -112,20 +132,19 @@ class ShardEncoder:
         )
         return arrays, info
 
-    def _batches(self, split: str, start: int, stop: int) -> Iterator[PreparedBatch]:
-        """The batches in order; while one is used, a thread reads the next. Ends early where the split does."""
+    def _batches(self, reader: ThreadPoolExecutor, split: str, start: int, stop: int) -> Iterator[PreparedBatch]:
+        """The batches in order; while one is used, `reader` reads the next. Ends early where the split does."""
         ranges = [(at, min(at + self.batch_size, stop)) for at in range(start, stop, self.batch_size)]
-        with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._prepare, split, *ranges[0])
-            for k, (begin, end) in enumerate(ranges):
-                with self.timed("reading_s"):  # the time spent waiting: reading itself overlaps with computing
-                    batch = coming.result()
-                at_end = batch.n_positions < end - begin
-                if k + 1 < len(ranges) and not at_end:
-                    coming = reader.submit(self._prepare, split, *ranges[k + 1])
-                yield batch
-                if at_end:
-                    return
+        coming = reader.submit(self._timed, "reading_s", self._prepare, split, *ranges[0])
+        for k, (begin, end) in enumerate(ranges):
+            batch = coming.result()
+            at_end = batch.n_positions < end - begin
+            if k + 1 < len(ranges) and not at_end:
+                coming = reader.submit(self._timed, "reading_s", self._prepare, split, *ranges[k + 1])
+            yield batch
+            if at_end:
+                return
+            del batch
 
     def _prepare(self, split: str, start: int, stop: int) -> PreparedBatch:
         entries = self.source.load(split, start, stop)
@@ -264,10 +283,37 @@ class ShardEncoder:
         yield
         self.seconds[part] += time.perf_counter() - begin
 
+    def _timed(self, part: str, work: Callable, *arguments: object) -> Any:
+        with self.timed(part):
+            return work(*arguments)
 
-def _without_picture(example: Example) -> Example:
-    example.image = example.tensor = None  # a shard keeps its captions until its end, but only one batch of pictures
-    return example
+
+@dataclass(frozen=True)
+class _Encoding:
+    """A batch at work in both networks."""
+
+    batch: PreparedBatch
+    latents: Future  # of _latents
+    embeddings: Future  # of _image_embeddings
+
+
+@contextmanager
+def _workers(n: int) -> Iterator[list[ThreadPoolExecutor]]:
+    """`n` threads with a queue each; on leaving, what they have not begun is dropped.
+
+    PyTorch keeps its number of threads for each thread that calls it, some libraries under it for all: so the workers get
+    theirs in turn, and the caller's is set again at the end.
+    """
+    n_threads = torch.get_num_threads()
+    workers = [ThreadPoolExecutor(1) for _ in range(n)]
+    try:
+        for worker in workers:
+            worker.submit(torch.set_num_threads, max(1, n_threads // 2)).result()
+        yield workers
+    finally:
+        for worker in workers:
+            worker.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)
 
 
 def _name(example: Example) -> str:

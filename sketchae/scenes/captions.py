@@ -104,6 +104,11 @@ def captions_with_factors(
     return out
 
 
+def naming_only(factor: str, scenes: Scenes, wording: int = 0) -> list[str]:
+    """For every scene the bare phrase of one factor (position, terrain, celestial, horizon or light), in its wording number `wording` (cyclic)."""
+    return [_PHRASES[factor][value][wording % len(_PHRASES[factor][value])] for value in scenes.value_names(factor)]
+
+
 def fits(scenes: Scenes, caption_scene: Scenes, named: tuple[str, ...]) -> np.ndarray:
     """Which of `scenes` a caption fits that names the factors `named` of the single scene `caption_scene`; bool (n,)."""
     return np.all([scenes.factors[f] == caption_scene.factors[f][0] for f in named], axis=0)

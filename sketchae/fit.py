@@ -1,0 +1,361 @@
+"""Q for a VAE and pictures of one's own: `sketchae fit`.
+
+The folder that it writes is a saved `OrthogonalBasis` (model.safetensors, config.json, README.md) with
+`before_after.png`, which shows what it does, and `fit.json`, which says how it was made. fit.json is written last: a
+folder without it is not finished.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sketchae import __version__, edits
+from sketchae.atomic import TEMPORARY_MARK
+from sketchae.backbones import LatentCodec, load_vae
+from sketchae.basis import OrthogonalBasis, random_basis
+from sketchae.basis.augmentation import DEFAULT_CONTENT, DEFAULT_STYLE, MIN_PICTURES, augmentation_split
+from sketchae.basis.planes import check_n_semantic
+from sketchae.errors import BadInputError, MissingFileError
+from sketchae.figures.before_after import before_after
+from sketchae.figures.style import render_png
+from sketchae.images import center_crop, open_image, to_tensor
+from sketchae.progress import hide_if
+
+RECORD, PICTURE = "fit.json", "before_after.png"
+N_PAIRS = 4  # rows of before_after.png
+_BATCH = 8
+
+
+@dataclass
+class PictureFolder:
+    """The pictures of a folder and of the folders in it, in the order of their paths, as middle squares of `size` pixels.
+
+    Files whose ending is no picture's, and hidden ones, are not looked at. While the pictures are read, `used` and
+    `skipped` fill up: paths relative to the folder, and the reason why a picture was left out (unreadable, or smaller
+    than `size`, so that it would have to be enlarged). Only one batch is held in memory.
+
+    Raises:
+        MissingFileError: no such folder. BadInputError: no picture in it, or a limit below two.
+    """
+
+    folder: Path
+    size: int
+    limit: int = 100
+    used: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        if not self.folder.is_dir():
+            raise MissingFileError(f"There is no folder {self.folder}: give one that holds pictures.")
+        if self.limit < MIN_PICTURES:
+            raise BadInputError(f"A limit of {self.limit} pictures is too low: at least {MIN_PICTURES} are needed.")
+        endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        found = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        self.paths = sorted(
+            path.as_posix()
+            for path in found
+            if path.suffix.lower() in endings and not any(part.startswith(".") for part in path.parts)
+        )
+        if not self.paths:
+            raise BadInputError(
+                f"{self.folder} holds no pictures: give a folder with JPEG, PNG or other picture files."
+            )
+
+    def batches(self, progress: bool = True) -> Iterator[Float[Tensor, "batch 3 size size"]]:
+        """Read up to `limit` pictures.
+
+        Raises:
+            BadInputError: at the end, if fewer than two could be used.
+        """
+        self.used.clear()
+        self.skipped.clear()
+        total = min(self.limit, len(self.paths))
+        largest = 0  # short side of the largest picture that is too small
+        batch: list[Tensor] = []
+        with tqdm(total=total, unit="picture", desc="pictures", **hide_if(not progress)) as bar:
+            for name in self.paths:
+                try:
+                    picture = open_image(self.folder / name, name)
+                except BadInputError as error:
+                    self.skipped[name] = str(error)
+                    continue
+                if min(picture.size) < self.size:
+                    largest = max(largest, min(picture.size))
+                    self.skipped[name] = (
+                        f"{name} has {picture.size[0]} x {picture.size[1]} pixels, less than {self.size}."
+                    )
+                    continue
+                batch.append(to_tensor(center_crop(picture, self.size)))
+                self.used.append(name)
+                full = len(self.used) == self.limit
+                if len(batch) == _BATCH or full:
+                    yield torch.stack(batch)
+                    bar.update(len(batch))
+                    batch = []
+                if full:
+                    break
+            if batch:
+                yield torch.stack(batch)
+                bar.update(len(batch))
+        if len(self.used) < MIN_PICTURES:
+            raise BadInputError(self._too_few(largest))
+
+    def _too_few(self, largest: int) -> str:
+        usable = f"Of the {len(self.paths)} pictures in {self.folder}, {len(self.used)} can be used, and {MIN_PICTURES} are needed"
+        if largest:
+            return f"{usable}: add pictures of at least {self.size} pixels, or lower --image-size (the largest left out has {largest})."
+        reason = next(iter(self.skipped.values()), None)
+        return f"{usable}: add more{f'; the first left out: {reason}' if reason else '.'}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` found and wrote.
+
+    Attributes:
+        folder: where it was written, loadable with `OrthogonalBasis.load(folder)`.
+        basis: the same.
+        record: the content of fit.json.
+        duration_s: seconds of wall-clock.
+    """
+
+    folder: Path
+    basis: OrthogonalBasis
+    record: dict[str, Any]
+    duration_s: float
+
+
+# A method: (codec, batches of pictures, n_semantic, **its own options) -> (basis, what fit.json says about it).
+Method = Callable[..., tuple[OrthogonalBasis, dict[str, Any]]]
+
+
+def by_augmentation(
+    codec: LatentCodec,
+    images: Iterable[Tensor],
+    n_semantic: int | None = None,
+    *,
+    style: Sequence[str] = DEFAULT_STYLE,
+    content: Sequence[str] = DEFAULT_CONTENT,
+    n_repeats: int = 1,
+    name: str = "augmentation",
+) -> tuple[OrthogonalBasis, dict[str, Any]]:
+    """The lowest eigenvectors of S - C (`sketchae.basis.augmentation`); needs pictures only."""
+    split = augmentation_split(
+        codec, images, style=style, content=content, n_repeats=n_repeats, name=name, batch_size=_BATCH
+    )
+    basis = split.basis(n_semantic)
+    return basis, {
+        "style_changes": list(style),
+        "content_changes": list(content),
+        "n_repeats": n_repeats,
+        "seed_name": name,
+        "n_semantic_chosen_by": "number of negative eigenvalues" if n_semantic is None else "the caller",
+        "eigenvalues": split.eigenvalues.tolist(),
+        "S": split.S.tolist(),
+        "C": split.C.tolist(),
+    }
+
+
+# ---- THE PLACE OF FURTHER METHODS ------------------------------------------------------------------------------------
+# One that learns from captions joins here (and in the choices of `sketchae fit --method`): a function as above with
+# keyword options `captions` and `clip`, which `fit_basis(..., method="...", captions=..., clip=...)` hands on to it.
+METHODS: dict[str, Method] = {"augmentation": by_augmentation}
+
+
+def fit_basis(
+    codec: LatentCodec,
+    images: Iterable[Tensor],
+    *,
+    method: str = "augmentation",
+    n_semantic: int | None = None,
+    **options: Any,
+) -> tuple[OrthogonalBasis, dict[str, Any]]:
+    """A basis for the codec's latents of these pictures, and how it was found.
+
+    Args:
+        codec: see `sketchae.backbones.load_vae`.
+        images: batches of pictures in [0, 1], read once.
+        method: a key of `METHODS`; `options` are its own.
+        n_semantic: k; None lets the method choose.
+
+    Raises:
+        BadInputError: an unknown method, k out of range, or what the method refuses.
+    """
+    if method not in METHODS:
+        raise BadInputError(f"There is no method {method!r}: choose from {', '.join(METHODS)}.")
+    if n_semantic is not None:
+        check_n_semantic(n_semantic, codec.latent_channels)
+    return METHODS[method](codec, images, n_semantic, **options)
+
+
+def fit(
+    vae: Any,
+    images: str | os.PathLike,
+    *,
+    vae_revision: str | None = None,
+    n_semantic: int | None = None,
+    image_size: int = 256,
+    limit: int = 100,
+    out: str | os.PathLike | None = None,
+    method: str = "augmentation",
+    progress: bool = True,
+    **options: Any,
+) -> Fit:
+    """Find Q for a VAE from a folder of pictures, and write it with a figure and a record.
+
+    Args:
+        vae: what `load_vae` takes ("embedded", a folder, a hub id, a codec); `vae_revision` for a hub id.
+        images: a folder of pictures, read with the folders in it.
+        n_semantic: k; None: the method's choice.
+        image_size: pictures are cut to their middle square and scaled down to so many pixels.
+        limit: so many pictures at most, the first in the order of their paths.
+        out: folder to write; None: build/fit/<name of the VAE>. An earlier fit there is replaced.
+        method, options: as in `fit_basis`.
+
+    Raises:
+        MissingFileError, BadInputError, NoNetworkError: one sentence with the remedy; nothing is written then.
+    """
+    start = time.perf_counter()
+    codec = load_vae(vae, vae_revision)
+    source = str(codec.source or type(vae).__name__)
+    folder = Path(out) if out is not None else Path("build", "fit", _folder_name(source))
+    _check_folder(folder)
+    _check_size(image_size, codec.downsampling)
+    pictures = PictureFolder(Path(images), image_size, limit)
+    basis, found = fit_basis(codec, pictures.batches(progress), method=method, n_semantic=n_semantic, **options)
+    pairs = _pairs(pictures.used)
+    record = {
+        "method": method,
+        "vae": source,
+        "vae_revision": codec.revision,
+        "vae_id": codec.id,
+        "channels": basis.channels,
+        "n_semantic": basis.n_semantic,
+        "images": str(images),
+        "image_size": image_size,
+        "limit": limit,
+        "n_pictures": len(pictures.used),
+        **found,
+        "pictures_shown": pairs,
+        "pictures_used": list(pictures.used),
+        "pictures_skipped": dict(pictures.skipped),
+        "sketchae": __version__,
+    }
+    basis = OrthogonalBasis.from_matrix(
+        basis.Q, basis.n_semantic, vae=source, vae_id=codec.id, facts=_facts(record, codec.latent_clip)
+    )
+    png = render_png(_show(codec, basis, pictures, pairs))
+    _write(folder, basis, png, record)
+    return Fit(folder, basis, record, time.perf_counter() - start)
+
+
+def summary(result: Fit) -> str:
+    """What was found, where it is, and how to use it in Python: for the terminal."""
+    record, folder = result.record, str(result.folder)
+    vae = f'"{record["vae"]}"' + (f', "{record["vae_revision"]}"' if record["vae_revision"] else "")
+    shown = record["pictures_shown"][0]
+    lines = [
+        f"{record['channels']} channels, {record['n_semantic']} of them semantic, from {record['n_pictures']} pictures in "
+        f"{result.duration_s:.0f} s ({record['method']})",
+        *([f"eigenvalues of S - C: {_short(record['eigenvalues'])}"] if "eigenvalues" in record else []),
+        *(f"left out: {reason}" for reason in record["pictures_skipped"].values()),
+        f"written: {folder} (look at {Path(folder, PICTURE)})",
+        "",
+        "from sketchae import OrthogonalBasis, edits, load_vae",
+        "from sketchae.data import read_picture",
+        "from sketchae.images import to_pil",
+        "",
+        f"vae = load_vae({vae})",
+        f'basis = OrthogonalBasis.load("{folder}")',
+        f'a, b = (vae.encode(read_picture(f"{record["images"]}/{{name}}", {record["image_size"]})[None])',
+        f'        for name in ("{shown[0]}", "{shown[1]}"))',
+        "z_semantic, z_style = basis.to_semantic_style(a)",
+        'to_pil(vae.decode(edits.swap(basis, a, b))[0]).save("content_of_a_style_of_b.png")',
+    ]
+    return "\n".join(lines)
+
+
+def _check_size(image_size: int, downsampling: int) -> None:
+    if image_size < 2 * downsampling or image_size % downsampling:
+        nearest = max(2, round(image_size / downsampling)) * downsampling
+        raise BadInputError(
+            f"Pictures of {image_size} pixels do not fit this VAE, which needs a multiple of {downsampling}: "
+            f"take --image-size {nearest}."
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    """Only a new or empty folder, or one with an earlier fit, may be written: another's files could be overwritten."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / RECORD).is_file())):
+        raise BadInputError(
+            f"{folder} exists and holds no {RECORD} of an earlier fit: choose another folder with --out."
+        )
+
+
+def _folder_name(source: str) -> str:
+    """A hub id with its slash replaced; the last part of a path."""
+    path = Path(source)
+    return path.resolve().name if path.is_dir() or source.count("/") != 1 else source.replace("/", "--")
+
+
+def _pairs(names: Sequence[str]) -> list[list[str]]:
+    """Up to four pairs, evenly spread over the pictures: each picture of the first half with one of the second half."""
+    half = len(names) // 2
+    n = min(N_PAIRS, half)
+    return [[names[i * half // n], names[half + i * half // n]] for i in range(n)]
+
+
+@torch.no_grad()
+def _show(codec: LatentCodec, basis: OrthogonalBasis, pictures: PictureFolder, pairs: list[list[str]]) -> Any:
+    """before_after.png: the swaps of the pairs by this basis, and by a random one of the same k."""
+    read = lambda name: to_tensor(center_crop(open_image(pictures.folder / name), pictures.size))[None]  # noqa: E731
+    columns: list[list[Tensor]] = [[] for _ in range(6)]
+    null = random_basis(basis.channels, basis.n_semantic)
+    for names in pairs:
+        a, b = (read(name) for name in names)
+        z_a, z_b = codec.encode(a), codec.encode(b)
+        swaps = [edits.swap(q, *pair) for q in (basis, null) for pair in ((z_a, z_b), (z_b, z_a))]
+        for column, image in zip(columns, [a, b, *(codec.decode(z) for z in swaps)], strict=True):
+            column.append(image[0].cpu())
+    return before_after(*columns)
+
+
+def _facts(record: dict[str, Any], latent_clip: float | None) -> dict[str, Any]:
+    """What the model card tells, in one line each."""
+    facts = {
+        key: record[key] for key in ("method", "n_pictures", "image_size", "n_semantic", "vae_revision") if record[key]
+    }
+    facts |= {key: ", ".join(record[key]) for key in ("style_changes", "content_changes") if key in record}
+    if "eigenvalues" in record:
+        facts["eigenvalues of S - C"] = _short(record["eigenvalues"])
+        facts["n_semantic_chosen_by"] = record["n_semantic_chosen_by"]
+    return facts | {"latent_clip": "none" if latent_clip is None else latent_clip}
+
+
+def _short(values: Sequence[float]) -> str:
+    return " ".join(f"{value:+.3f}" for value in values)
+
+
+def _write(folder: Path, basis: OrthogonalBasis, png: bytes, record: dict[str, Any]) -> None:
+    """Everything elsewhere first, then file by file, fit.json last; an earlier fit's fit.json goes first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}{TEMPORARY_MARK}") as temporary:
+        basis.save(temporary)
+        Path(temporary, PICTURE).write_bytes(png)
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        Path(temporary, RECORD).write_text(text, encoding="utf-8")
+        (folder / RECORD).unlink(missing_ok=True)
+        for file in sorted(Path(temporary).iterdir(), key=lambda file: file.name == RECORD):
+            os.replace(file, folder / file.name)
