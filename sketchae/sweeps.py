@@ -1,9 +1,11 @@
-"""Sweeps too long for a notebook: computed once, stored under results/sweeps/ with their manifest, repeated by one command.
+"""Sweeps too long for a notebook: computed once, shipped in sketchae/assets/sweeps with their manifest, repeated by one command.
 
     python -m sketchae.sweeps            # or `make sweeps`; interrupted, it continues where it was
 
 `haar.json` holds `N_PLANES` random (Haar) planes, each scored on one fixed set of pairs of *validation* scenes by both judges:
 the null distribution of every score, the landscape of the swap score, and the start of the search for its optimum.
+`optimum.json` holds where that search ended: from the `N_STARTS` best of them, uphill on the swap score itself, that is through the decoder
+and with the factors as labels, read by judge a on `N_PAIRS_OPTIMUM` pairs of validation scenes: an upper reference, not a rival.
 A stored sweep names the VAE, the scenes and the settings that it was made with; `load_sweep` refuses it for any other.
 """
 
@@ -17,16 +19,21 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sketchae.atomic import atomic_write_text
-from sketchae.basis import random_basis
+from sketchae.basis import OrthogonalBasis, random_basis
+from sketchae.basis.grassmann import ascend, plane_basis
+from sketchae.basis.planes import as_float64
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.metrics.evaluation import SwapBench, pair_indices
 from sketchae.profiles import TRACKED, load_profile
 from sketchae.scenes import SCENES_VERSION, load_judge, split_scenes
 from sketchae.scenes.factors import Scenes
+from sketchae.scenes.judges import ASSETS
 
 N_PLANES = 1000
 N_PAIRS = 64
 KEYS = ("score", "semantic", "style", "neither", "counterfactual_mse", "counterfactual_ssim")
+N_STARTS, N_STEPS, N_PAIRS_OPTIMUM = 3, 30, 128
+SWEEPS = ASSETS / "sweeps"
 _SAVE_EVERY = 20
 
 
@@ -54,7 +61,7 @@ def plane_scores(bench: SwapBench, basis: Any) -> dict[str, float]:
 
 def sweep_haar(vae: Any, file: Path, n_planes: int = N_PLANES, n_pairs: int = N_PAIRS, n_semantic: int = 2, progress: bool = True) -> dict[str, Any]:
     """Score the bases `random_basis(seed)` for seeds 0 … n_planes - 1; continues what `file` holds of the same sweep."""
-    about = {"vae_id": vae.id, "scenes_version": SCENES_VERSION, "n_pairs": n_pairs, "n_semantic": n_semantic}
+    about = _haar_about(vae, n_pairs, n_semantic)
     rows = load_sweep(file, about)["rows"] if file.exists() and _about(file) == about else []
     if len(rows) < n_planes:
         bench = validation_bench(vae, n_pairs)
@@ -63,6 +70,34 @@ def sweep_haar(vae: Any, file: Path, n_planes: int = N_PLANES, n_pairs: int = N_
             if len(rows) % _SAVE_EVERY == 0 or len(rows) == n_planes:
                 _write(file, about, rows)
     return load_sweep(file, about)
+
+
+def sweep_optimum(vae: Any, file: Path, haar: dict[str, Any], progress: bool = True) -> dict[str, Any]:
+    """Climb the swap score by judge a from the best planes of `haar`; the rows are the ends, the best first."""
+    about = _optimum_about(vae)
+    if not (file.exists() and _about(file) == about):
+        bench, k = validation_bench(vae, N_PAIRS_OPTIMUM), about["n_semantic"]
+        rows = []
+        for seed in np.argsort(haar["columns"]["judge_a"])[::-1][:N_STARTS]:
+            start = as_float64(random_basis(vae.latent_channels, k, int(seed)).Q)[:k]
+            name = f"optimum/{seed}"
+            plane, _ = ascend(lambda p: plane_scores(bench, plane_basis(p))["judge_a"], [start], n_steps=N_STEPS, name=name, progress=progress)
+            basis = plane_basis(plane)
+            rows.append({"start": int(seed), "Q": as_float64(basis.Q).round(6).tolist(), **plane_scores(bench, basis)})
+        _write(file, about, sorted(rows, key=lambda row: -row["judge_a"]))
+    return load_sweep(file, about)
+
+
+def optimum_basis(vae: Any, folder: Path | None = None) -> OrthogonalBasis:
+    """The best split that the stored search found on validation scenes; raises as `load_sweep`."""
+    stored = load_sweep((folder or SWEEPS) / "optimum.json", _optimum_about(vae))
+    q = np.linalg.qr(np.array(stored["rows"][0]["Q"]).T)
+    return OrthogonalBasis.from_matrix((q.Q * np.sign(np.diag(q.R))).T, stored["about"]["n_semantic"])
+
+
+def _optimum_about(vae: Any) -> dict[str, Any]:
+    climb = {"n_planes": N_PLANES, "n_starts": N_STARTS, "n_steps": N_STEPS, "n_pairs": N_PAIRS_OPTIMUM}
+    return {"vae_id": vae.id, "scenes_version": SCENES_VERSION, "n_semantic": 2, **climb}
 
 
 def load_sweep(file: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -83,15 +118,14 @@ def load_sweep(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     return stored | {"columns": columns}
 
 
-def haar_sweep(vae: Any, folder: Path | None = None) -> dict[str, Any]:
-    """The stored `haar.json`, for `vae`; raises as `load_sweep`."""
-    about = {"vae_id": vae.id, "scenes_version": SCENES_VERSION, "n_pairs": N_PAIRS, "n_semantic": 2}
-    return load_sweep((folder or sweeps_dir()) / "haar.json", about)
+def find_haar(vae: Any, folder: Path | None = None) -> dict[str, Any] | None:
+    """The stored `haar.json` if it was made for this `vae` and these scenes, else None."""
+    file, about = (folder or SWEEPS) / "haar.json", _haar_about(vae, N_PAIRS, 2)
+    return load_sweep(file, about) if file.is_file() and _about(file) == about else None
 
 
-def sweeps_dir() -> Path:
-    """results/sweeps of the project."""
-    return load_profile(TRACKED).root / "results" / "sweeps"
+def _haar_about(vae: Any, n_pairs: int, n_semantic: int) -> dict[str, Any]:
+    return {"vae_id": vae.id, "scenes_version": SCENES_VERSION, "n_pairs": n_pairs, "n_semantic": n_semantic}
 
 
 def _about(file: Path) -> dict[str, Any]:
@@ -111,4 +145,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-planes", type=int, default=N_PLANES)
     arguments = parser.parse_args()
-    sweep_haar(load_vae(load_profile(TRACKED).vae), sweeps_dir() / "haar.json", arguments.n_planes)
+    vae = load_vae(load_profile(TRACKED).vae)
+    planes = sweep_haar(vae, SWEEPS / "haar.json", arguments.n_planes)
+    sweep_optimum(vae, SWEEPS / "optimum.json", planes)

@@ -97,7 +97,8 @@ def test_minimal_sets_differ_in_one_factor_only(tmp_path):
 
 @pytest.mark.timeout(400)
 def test_all_networks_train_and_are_installed(tmp_path):
-    budget = BackboneBudget(vae_steps=2, clip_steps=2, clip_hard_steps=2, judge_a_steps=2, judge_b_steps=2, n_backbone_scenes=64, n_minimal_scenes=64, n_judge_scenes=64)
+    steps = dict(vae_steps=2, clip_steps=2, clip_hard_steps=2, judge_a_steps=2, judge_b_steps=2)
+    budget = BackboneBudget(**steps, n_backbone_scenes=64, n_minimal_scenes=64, n_judge_scenes=64)
     folder = train_backbones(tmp_path / "work", budget)
     install_backbones(folder, tmp_path / "assets")
     for name in NETWORKS:

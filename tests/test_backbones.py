@@ -106,7 +106,7 @@ def test_gradients_reach_the_latents_through_decode_but_no_weight(folders, image
 
 @pytest.mark.parametrize(("n", "sizes"), [(2, [2]), (3, [3]), (4, [4]), (9, [3, 3, 3]), (11, [4, 4, 3])])
 def test_on_a_cpu_a_batch_goes_through_in_pieces_that_change_nothing(folders, monkeypatch, n, sizes):
-    vae = load_vae(folders["vae"], device="cpu")
+    vae = load_vae(folders["tiny_vae"], device="cpu")
     images = torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(n))
     z = vae.encode(images)
     whole = vae.decode(z)

@@ -17,6 +17,7 @@ from sketchae.figures.grids import (
     matrix_heatmap,
     mix_grid,
 )
+from sketchae.figures.landscape import plane_landscape
 from sketchae.figures.leakage import leakage_heatmap
 from sketchae.figures.proxies import proxy_scatter
 from sketchae.figures.scores import per_factor_scores, score_dots
@@ -39,6 +40,7 @@ __all__ = [
     "matrix_heatmap",
     "mix_grid",
     "per_factor_scores",
+    "plane_landscape",
     "proxy_scatter",
     "render_png",
     "score_dots",

@@ -97,19 +97,16 @@ class Comparison:
         return {key: _finite(value) for key, value in found.items()}
 
 
-def compare_splits(profile: Profile, vae: Any, bases: Mapping[int, OrthogonalBasis], test: LatentsTable) -> Comparison | None:
-    """Judge the trained bases and their rivals on `profile.n_pairs` pairs of test scenes; None without known factors.
+def held_out_bench(profile: Profile, vae: Any, test: LatentsTable, n_pairs: int | None = None) -> SwapBench | None:
+    """`n_pairs` (the profile's unless given, at most one a test scene) pairs of test scenes, read by judge b, judge a beside it.
 
-    Raises:
-        BadInputError: the latents are not those of the profile's test scenes, or there is no basis.
+    None where the pictures' factors are not known.
     """
     if profile.source != "scenes":
         return None
-    if not bases:
-        raise BadInputError("There is no basis to judge: run 02_train and 03_qr_finalize with at least one seed.")
     scenes = split_scenes("test", len(test), seed=profile.test_seed, dependence=profile.dependence)
-    a, b = pair_indices(len(test), min(profile.n_pairs, len(test)))
-    bench = SwapBench(
+    a, b = pair_indices(len(test), min(n_pairs or profile.n_pairs, len(test)))
+    return SwapBench(
         vae,
         load_judge("b"),
         scenes[a],
@@ -120,6 +117,19 @@ def compare_splits(profile: Profile, vae: Any, bases: Mapping[int, OrthogonalBas
         n_boot=profile.n_boot,
         device=vae.device,
     )
+
+
+def compare_splits(profile: Profile, vae: Any, bases: Mapping[int, OrthogonalBasis], test: LatentsTable) -> Comparison | None:
+    """Judge the trained bases and their rivals on `profile.n_pairs` pairs of test scenes; None without known factors.
+
+    Raises:
+        BadInputError: the latents are not those of the profile's test scenes, or there is no basis.
+    """
+    if profile.source != "scenes":
+        return None
+    if not bases:
+        raise BadInputError("There is no basis to judge: run 02_train and 03_qr_finalize with at least one seed.")
+    bench = held_out_bench(profile, vae, test)
     k, channels = next(iter(bases.values())).n_semantic, vae.latent_channels
     seeds = {seed: bench.score(basis) for seed, basis in bases.items()}
     ranked = sorted(seeds, key=lambda seed: seeds[seed]["score"])

@@ -21,6 +21,7 @@ class PreprocessReport:
         skipped: what was left out: {"split", "index", "id", "reason"} each.
         clipped_share: share of the latent entries at the clip, in [0, 1]; None without a clip.
         timings: seconds by part ("reading_s", "vae_s", ...), summed over all runs and processes; "n_images" likewise.
+            Parts overlap, each in a thread of its own, so that their sum is more than the time that passed.
         n_computed: images that this call encoded (the others were there already).
         wall_s: how long this call took.
     """
