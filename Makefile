@@ -1,4 +1,4 @@
-# make setup | paper [PROFILE=scenes|coco|smoke] | test | lab | bench | clean
+# make setup | paper [PROFILE=scenes|coco|smoke] | test | sweeps | lab | bench | clean
 #
 # PYTHON       the interpreter that creates .venv (3.11 or newer); found by itself where not given.
 # PROFILE      what `make paper` runs: scenes (the default, what the repository shows), coco, smoke.
@@ -27,7 +27,7 @@ unexport PYTHONPATH
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
 
-.PHONY: setup paper test lab bench clean
+.PHONY: setup paper test sweeps lab bench clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -54,6 +54,10 @@ test: setup
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not notebooks" || status=1; \
 	$(PY) -m pytest -m notebooks || status=1; \
 	exit $$status
+
+# The stored sweeps that 05 reads (half an hour): made again only where they are missing or were made for another VAE.
+sweeps: setup
+	$(PY) -m sketchae.sweeps
 
 lab: setup
 	$(PY) -m jupyterlab --notebook-dir=notebooks

@@ -37,7 +37,6 @@ RETRAIN: bool = False  # train the four networks from scratch (resumes where it 
 N_IMAGES: int | None = None  # held-out scenes to measure on; None: as the profile's validation split, or 1,024
 
 # %%
-import numpy as np
 import torch
 
 from sketchae import figures, load_clip, load_profile, load_vae
@@ -153,10 +152,11 @@ recall = measure.caption_recall(clip, image_embeds, scenes, n_gallery=min(256, l
 print("recall@1 {recall_at_1:.2f}   recall@5 {recall_at_5:.2f}   chance@1 {chance:.3f}".format(**recall))
 zero_shot = measure.zero_shot_accuracy(clip, image_embeds, scenes)
 chance = {name: 1 / len(factor.values) for name, factor in FACTORS.items()}
-missed = [name for name, value in zero_shot.items() if value < 1.5 * chance[name]]
+known = {name: (value - chance[name]) / (1 - chance[name]) for name, value in zero_shot.items()}
+least = min(known, key=known.get)
 for name, value in zero_shot.items():
     print(f"zero-shot {name:9} {value:.2f}   chance {chance[name]:.2f}")
-print(f"factors that CLIP hardly knows (less than 1.5 times chance): {', '.join(missed) or 'none'}")
+print(f"least known, from 0 (chance) to 1 (perfect): {least}, {known[least]:.2f}")
 
 # %%
 rows = {name: {"accuracy": value} for name, value in zero_shot.items()}
@@ -186,10 +186,10 @@ record.value("latent_std", statistics.std)
 record.value("latent_eigenvalues", statistics.eigenvalues)
 record.value("clip", recall)
 record.value("zero_shot", zero_shot)
-record.value("missed_by_clip", ", ".join(missed) or "none")
+record.value("least_known", {"factor": least, "zero_shot": zero_shot[least], "chance": chance[least]})
 assert z.shape[1:] == (4, 16, 16) and torch.isfinite(z).all()
 if PROFILE == "scenes":
     assert min(min(values.values()) for values in originals) >= 0.97
     assert psnr.mean() >= 24 and min(recon_mean.values()) >= 0.85
-    assert recall["recall_at_1"] >= 0.4 and np.mean([zero_shot[name] > 2 * chance[name] for name in FACTORS]) > 0.5
+    assert recall["recall_at_1"] >= 0.4 and min(known.values()) > 0.3  # every factor well above chance
 record.close()

@@ -40,10 +40,11 @@ VAE: str | None = None
 CLIP: str | None = None
 TEST_SEED: int | None = None
 DEPENDENCE: float | None = None
-N_PICTURES: int = 256  # training pictures that the eigenproblem and the effect objective look at
-N_TEST_PAIRS: int = 1024  # for the headline; at most as many as there are test scenes
-N_RIVAL_PAIRS: int = 256  # for the raw pairs, PCA and the like
-N_PROXY_BASES: int = 40
+N_FIT_PICTURES: int | None = None  # training pictures that the eigenproblem and the effect objective look at
+N_EFFECT_STEPS: int | None = None
+N_HEADLINE_PAIRS: int | None = None  # at most as many as there are test scenes
+N_RIVAL_PAIRS: int | None = None  # for the raw pairs, PCA and the like
+N_PROXY_BASES: int | None = None
 
 # %%
 import numpy as np
@@ -59,7 +60,9 @@ from sketchae.metrics.proxies import proxy_agreement
 from sketchae.record import Recorder
 
 choices = dict(train_seeds=TRAIN_SEEDS, source=SOURCE, dataset=DATASET, vae=VAE, clip=CLIP)
-profile = load_profile(PROFILE, **choices, test_seed=TEST_SEED, dependence=DEPENDENCE)
+counts = dict(n_fit_pictures=N_FIT_PICTURES, n_effect_steps=N_EFFECT_STEPS, n_headline_pairs=N_HEADLINE_PAIRS)
+counts |= dict(n_rival_pairs=N_RIVAL_PAIRS, n_proxy_bases=N_PROXY_BASES, test_seed=TEST_SEED, dependence=DEPENDENCE)
+profile = load_profile(PROFILE, **choices, **counts)
 record = Recorder("05_is_the_split_real", profile)
 vae, clip = load_vae(profile.vae, profile.vae_revision), load_clip(profile.clip, profile.clip_revision)
 trained = {seed: OrthogonalBasis.load(profile.basis_dir / f"seed-{seed}") for seed in profile.train_seeds}
@@ -80,8 +83,8 @@ k = trained[profile.train_seeds[0]].n_semantic
 # - **PCA**, with the large or the small components as the semantic ones, and the VAE's own channels.
 
 # %%
-images = evidence.training_pictures(profile, vae, train, N_PICTURES)
-found = rivals.make_rivals(vae, clip, images, train, k)
+images = evidence.training_pictures(profile, vae, train)
+found = rivals.make_rivals(vae, clip, images, train, k, n_steps=profile.n_effect_steps)
 print("eigenvalues of S − C:", found.augmentation.eigenvalues.round(3))
 for start, before, after in zip(("eigenproblem", "random 0", "random 1"), found.effect.before, found.effect.objective):
     print(f"effect objective from {start:12}  {before:+.3f} -> {after:+.3f}")
@@ -94,7 +97,7 @@ for start, before, after in zip(("eigenproblem", "random 0", "random 1"), found.
 # scenes, by judge *a*).
 
 # %%
-bench = held_out_bench(profile, vae, test, N_TEST_PAIRS)
+bench = held_out_bench(profile, vae, test, profile.n_headline_pairs)
 scores = {}
 if bench:
     seeds = rivals.score_all(bench, trained)
@@ -105,7 +108,7 @@ if bench:
     scores = rivals.score_all(bench, headline)
     others = {**{n: b for n, b in found.bases.items() if n not in headline}, **rivals.raw_pairs(vae.latent_channels, k)}
     others |= {"a unchanged": lambda a, b: a, "b unchanged": lambda a, b: b}
-    scores |= rivals.score_all(bench, others, n_pairs=min(N_RIVAL_PAIRS, bench.n_pairs))
+    scores |= rivals.score_all(bench, others, n_pairs=min(profile.n_rival_pairs, bench.n_pairs))
     print(evidence.table(scores, bench.ceiling))
 
 # %%
@@ -213,7 +216,7 @@ if bench:
 # do are quoted.
 
 # %%
-proxies = evidence.proxy_scores(profile, vae, clip, shown, n_bases=N_PROXY_BASES)
+proxies = evidence.proxy_scores(profile, vae, clip, shown, n_bases=profile.n_proxy_bases)
 if bench and haar:
     agreement = proxy_agreement(proxies.matched(null), proxies.columns)
     for name, a in agreement.items():

@@ -34,9 +34,9 @@ def key(name: str) -> str:
 
 
 @torch.no_grad()
-def training_pictures(profile: Profile, vae: Any, train: LatentsTable, n: int) -> Float[Tensor, "n 3 height width"]:
-    """The pictures of the first `n` rows of `train`: drawn again where they are Scenes, else as the codec reconstructs them."""
-    n = min(n, len(train))
+def training_pictures(profile: Profile, vae: Any, train: LatentsTable) -> Float[Tensor, "n 3 height width"]:
+    """The pictures of the first `profile.n_fit_pictures` rows of `train`: drawn again where they are Scenes, else as the codec reconstructs them."""
+    n = min(profile.n_fit_pictures, len(train))
     if profile.source == "scenes":
         return render(split_scenes("train", n, dependence=profile.dependence)).images
     z = train.gather(range(n))[0]
@@ -161,7 +161,6 @@ class Removal:
         return "\n".join([*lines, f"  {'judge, the other factors':28} {v['judge_others_before']:+.2f} -> {v['judge_others_after']:+.2f}"])
 
 
-@torch.no_grad()
 def erase(vae: Any, factor: str, z_train: Tensor, factors_train: Any, z_test: Tensor, factors_test: Any, *, n_pictures: int = 128) -> Removal:
     """Remove `factor` from the flattened latents by LEACE, probe what is left, and decode `n_pictures` of the test rows."""
     erasure = fit_erasure(z_train, factors_train, factor)
@@ -176,6 +175,7 @@ def _before_and_after(erasure: Erasure, z: Tensor) -> dict[str, Tensor]:
     return {"before": z, "after": erasure(z)}
 
 
+@torch.no_grad()
 def _judged(vae: Any, z: Tensor, truth: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Accuracy of judge b on decoded latents, rescaled so that 0 is chance (factors are uniform) and 1 perfect."""
     judge = load_judge("b")
@@ -202,7 +202,7 @@ def disentanglement(
             "SAP": float(sap(x_train, factors_train, x_test, factors_test)),
             "DCI_disentanglement": float(parts.disentanglement),
             "DCI_completeness": float(parts.completeness),
-            "DCI_informativeness": float(parts.informativeness_test),
+            "DCI_informativeness": float(parts.informativeness),
             "FactorVAE": float(factor_vae_score(x_train, factors_train).score),
         }
     return rows

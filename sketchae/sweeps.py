@@ -25,6 +25,7 @@ from sketchae.basis.planes import as_float64
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.metrics.evaluation import SwapBench, pair_indices
 from sketchae.profiles import TRACKED, load_profile
+from sketchae.progress import hide_if
 from sketchae.scenes import SCENES_VERSION, load_judge, split_scenes
 from sketchae.scenes.factors import Scenes
 from sketchae.scenes.judges import ASSETS
@@ -65,7 +66,7 @@ def sweep_haar(vae: Any, file: Path, n_planes: int = N_PLANES, n_pairs: int = N_
     rows = load_sweep(file, about)["rows"] if file.exists() and _about(file) == about else []
     if len(rows) < n_planes:
         bench = validation_bench(vae, n_pairs)
-        for seed in tqdm(range(len(rows), n_planes), initial=len(rows), total=n_planes, desc="random planes", disable=not progress):
+        for seed in tqdm(range(len(rows), n_planes), initial=len(rows), total=n_planes, desc="random planes", **hide_if(not progress)):
             rows.append(plane_scores(bench, random_basis(vae.latent_channels, n_semantic, seed)))
             if len(rows) % _SAVE_EVERY == 0 or len(rows) == n_planes:
                 _write(file, about, rows)

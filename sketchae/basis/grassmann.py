@@ -16,6 +16,7 @@ from sketchae.basis.baselines import random_basis
 from sketchae.basis.orthogonal import OrthogonalBasis
 from sketchae.basis.planes import as_float64, check_n_semantic
 from sketchae.errors import BadInputError
+from sketchae.metrics.bootstrap import generator
 from sketchae.progress import hide_if
 
 Planes = Float[np.ndarray, "planes k channels"]  # orthonormal rows
@@ -61,7 +62,7 @@ def move(plane: Float[np.ndarray, "k channels"], tangent: Float[np.ndarray, "k r
 
 def ascend(
     objective: Callable[[Float[np.ndarray, "k channels"]], float],
-    starts: Sequence[Float[np.ndarray, "k channels"]],
+    starts: Sequence[Float[np.ndarray, "k channels"]] | Float[np.ndarray, "_ k channels"],
     *,
     n_steps: int = 40,
     first_step_deg: float | int = 15.0,
@@ -70,19 +71,17 @@ def ascend(
 ) -> tuple[Float[np.ndarray, "k channels"], float]:
     """The best plane found by a random walk uphill from each start, and its objective; for any k and C.
 
-    An evolution strategy with one parent (Rechenberg's one-fifth rule): a step in a random direction is kept if the
-    objective grows, the step length then grows by half, else it shrinks by 0.5^(1/4) · 1.5^(1/4) … towards one success in
-    five. The objective is taken as exact: give it a fixed set of pairs.
+    An evolution strategy with one parent (Rechenberg's one-fifth rule): a step in a random direction is kept if the objective
+    grows; the step length then grows by half, and else shrinks by 1.5^(-1/4), so that one success in five keeps it. The
+    objective is taken as exact: give it a fixed set of pairs.
 
     Raises:
         BadInputError: no start.
     """
-    from sketchae.metrics.bootstrap import generator
-
     if not len(starts):
         raise BadInputError("ascend needs at least one plane to start from.")
     best: tuple[np.ndarray, float] | None = None
-    bar = tqdm(total=len(starts) * n_steps, desc="climbing", disable=hide_if(not progress))
+    bar = tqdm(total=len(starts) * n_steps, desc="climbing", **hide_if(not progress))
     for number, plane in enumerate(starts):
         random = generator(f"{name}/{number}")
         value, step = objective(plane), np.radians(first_step_deg)
