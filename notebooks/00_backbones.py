@@ -161,7 +161,7 @@ print(f"least known, from 0 (chance) to 1 (perfect): {least}, {known[least]:.2f}
 # %%
 rows = {name: {"accuracy": value} for name, value in zero_shot.items()}
 record.figure(
-    figures.score_dots(rows, metrics={"accuracy": "zero-shot accuracy"}, points={n: {"accuracy": [chance[n]]} for n in rows}),
+    figures.score_dots(rows, metrics={"accuracy": "zero-shot accuracy"}, points={n: {"accuracy": [chance[n]]} for n in rows}, emphasis=False),
     "zero_shot",
     alt="Zero-shot accuracy of CLIP for each factor, with chance as a small mark.",
 )

@@ -50,7 +50,7 @@ from sketchae import figures, load_profile
 from sketchae.basis import plane_angle
 from sketchae.latents import open_latents
 from sketchae.record import Recorder
-from sketchae.training import TrainConfig, train_seeds
+from sketchae.training import TrainConfig, train_seeds, train_without_data
 
 choices = dict(n_steps=N_STEPS, batch_size=BATCH_SIZE, lr=LR, n_semantic=N_SEMANTIC, loss=LOSS, train_seeds=TRAIN_SEEDS)
 profile = load_profile(PROFILE, **choices, orthogonality_weight=ORTHOGONALITY_WEIGHT, parametrization=PARAMETRIZATION)
@@ -114,6 +114,18 @@ names = [f"seed {seed}" for seed in weights]
 alt = "Largest principal angle in degrees between the semantic planes that different training seeds found."
 record.figure(figures.heat_grid(angles, names, names, label="angle (°)", digits=0), "plane_angles", alt=alt)
 
+# %% [markdown]
+# ## How much of the plane did CLIP choose?
+#
+# A control: the same optimiser, from the same start, for as many steps, on the orthogonality term *alone*. No picture and no caption is
+# seen. If this ends where the training ended, the plane was settled by the random start.
+
+# %%
+alone = {seed: train_without_data(result).numpy() for seed, result in results.items()} if config.parametrization == "penalty" else {}
+blind = {seed: plane_angle(weight, weights[seed], k).max() for seed, weight in alone.items()}
+for seed, angle in blind.items():
+    print(f"seed {seed}: {angle:.1f}° between the plane with and without data")
+
 # %% tags=["checks"]
 pairs = angles[np.triu_indices(len(angles), 1)]
 final = [result.history[-1] for result in results.values()]
@@ -130,6 +142,8 @@ record.value("angle_from_start_deg", [row["angle_from_start_deg"] for row in fin
 record.value("median_angle_from_start_deg", np.median([row["angle_from_start_deg"] for row in final]), digits=1)
 record.value("median_plane_angle_deg", np.median(pairs) if len(pairs) else None, digits=1)
 record.value("max_plane_angle_deg", pairs.max() if len(pairs) else None, digits=1)
+record.value("angle_to_no_data_deg", list(blind.values()), digits=1)
+record.value("max_angle_to_no_data_deg", max(blind.values(), default=None), digits=1)
 assert all(after["val_loss"] < before["val_loss"] for before, after in zip(first, final))
 if PROFILE == "scenes" and not profile.overridden:
     assert max(row["orthogonality_error"] for row in final) < 0.1

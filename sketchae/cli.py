@@ -51,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--image-size", type=int, default=256, metavar="PIXELS", help="side of the square (default: 256)")
     fit.add_argument("--limit", type=int, default=100, metavar="N", help="at most N pictures (default: 100)")
     fit.add_argument("--out", metavar="FOLDER", help="where to write (default: build/fit/<name of the VAE>)")
-    fit.add_argument("--method", default="augmentation", choices=["augmentation"], help="default: augmentation")
+    fit.add_argument("--captions", metavar="FILE", help="metadata.jsonl with file_name and captions of the pictures")
+    fit.add_argument("--clip", metavar="FOLDER_OR_ID", help="a CLIP to look at the edits with (needs --captions)")
+    fit.add_argument("--clip-revision", metavar="R", help="branch, tag or commit of a hub id")
+    methods = ["augmentation", "effect"]
+    fit.add_argument("--method", choices=methods, help="default: effect where captions and CLIP are given, else augmentation")
     fit.set_defaults(command=_fit)
 
     profiles = commands.add_parser("profiles", help="list the profiles")

@@ -25,6 +25,7 @@ from sketchae.scenes import FACTORS, captions, load_judge, render, split_scenes
 from sketchae.sweeps import N_PAIRS, validation_pairs
 
 Scores = Mapping[str, Mapping[str, Any]]
+N_METRIC_ROWS = 2048
 METRICS = ("score", "semantic", "style", "neither", "counterfactual_mse", "counterfactual_ssim")
 
 
@@ -56,15 +57,19 @@ def table(scores: Scores, ceiling: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def values(scores: Scores, seeds: Scores, bench: SwapBench) -> dict[str, Any]:
-    """Numbers for `Recorder.value`, by name; None where a score does not exist."""
+def values(scores: Scores, seeds: Mapping[str, Scores], bench: SwapBench) -> dict[str, Any]:
+    """Numbers for `Recorder.value`, by name; None where a score does not exist.
+
+    `scores` are by split, `seeds` by method and seed.
+    """
     found: dict[str, Any] = {"n_pairs": bench.n_pairs, "ceiling": bench.ceiling["score"]}
     for name, s in scores.items():
         for metric in METRICS:
             found |= {f"{key(name)}.{metric}": s[metric], f"{key(name)}.{metric}_ci95": s[f"{metric}_ci95"]}
         found[f"{key(name)}.judge_a"] = s["judges"]["a"]["score"]
         found |= {f"{key(name)}.per_factor.{factor}": f["score"] for factor, f in s["per_factor"].items()}
-    found |= {f"by_seed.{metric}": [s[metric] for s in seeds.values()] for metric in METRICS}
+    for name, of_seed in seeds.items():
+        found |= {f"{key(name)}.by_seed.{metric}": [s[metric] for s in of_seed.values()] for metric in METRICS}
     finite = lambda value: None if isinstance(value, float) and not np.isfinite(value) else value  # noqa: E731
     return {name: finite(value) for name, value in found.items()}
 
@@ -87,7 +92,7 @@ def swap_pictures(profile: Profile, vae: Any, splits: Mapping[str, OrthogonalBas
     if profile.source == "scenes":
         scenes = split_scenes("test", 2 * len(pairs.originals), seed=profile.test_seed, dependence=profile.dependence)
         rows.append(render(_counterfactual(scenes)).images)
-        labels.append("a perfect\nswap")
+        labels.append("a perfect swap")
     return SwapPictures(rows, labels)
 
 
@@ -191,9 +196,13 @@ def _judged(vae: Any, z: Tensor, truth: Mapping[str, np.ndarray]) -> dict[str, f
 def disentanglement(
     splits: Mapping[str, OrthogonalBasis], z_train: Tensor, factors_train: Any, z_test: Tensor, factors_test: Any
 ) -> dict[str, dict[str, float]]:
-    """MIG, SAP, DCI and FactorVAE score of the channels' spatial means, for z and for x = Qz of every split."""
+    """MIG, SAP, DCI and FactorVAE score of the channels' spatial means, for z and for x = Qz of every split.
+
+    Probes are fitted to the first `N_METRIC_ROWS` of the training rows.
+    """
     spaces = {"z": lambda z: z, **{name: basis.encode for name, basis in splits.items()}}
-    rows = {}
+    rows, n = {}, min(N_METRIC_ROWS, len(z_train))
+    z_train, factors_train = z_train[:n], {factor: values[:n] for factor, values in factors_train.items()}
     for name, encode in spaces.items():
         x_train, x_test = (encode(z).mean(dim=(2, 3)).numpy() for z in (z_train, z_test))
         parts = dci(x_train, factors_train, x_test, factors_test)

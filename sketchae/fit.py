@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from sketchae import __version__, edits
 from sketchae.atomic import TEMPORARY_MARK
-from sketchae.backbones import LatentCodec, load_vae
+from sketchae.backbones import LatentCodec, load_clip, load_vae
 from sketchae.basis import OrthogonalBasis, random_basis
 from sketchae.basis.augmentation import DEFAULT_CONTENT, DEFAULT_STYLE, MIN_PICTURES, augmentation_split
 from sketchae.basis.planes import check_n_semantic
@@ -31,9 +31,11 @@ from sketchae.figures.before_after import before_after
 from sketchae.figures.style import render_png
 from sketchae.images import center_crop, open_image, to_tensor
 from sketchae.progress import hide_if
+from sketchae.training.effect import EffectObjective, fit_effect
 
 RECORD, PICTURE = "fit.json", "before_after.png"
 N_PAIRS = 4  # rows of before_after.png
+MIN_CAPTIONED = 8
 _BATCH = 8
 
 
@@ -41,9 +43,9 @@ _BATCH = 8
 class PictureFolder:
     """The pictures of a folder and of the folders in it, in the order of their paths, as middle squares of `size` pixels.
 
-    Files whose ending is no picture's, and hidden ones, are not looked at. While the pictures are read, `used` and
-    `skipped` fill up: paths relative to the folder, and the reason why a picture was left out (unreadable, or smaller
-    than `size`, so that it would have to be enlarged). Only one batch is held in memory.
+    Not looked at are files whose ending is no picture's, hidden ones, and those that `only` does not name. While the
+    pictures are read, `used` and `skipped` fill up: paths relative to the folder, and the reason why a picture was left
+    out (unreadable, or smaller than `size`, so that it would have to be enlarged). Only one batch is held in memory.
 
     Raises:
         MissingFileError: no such folder. BadInputError: no picture in it, or a limit below two.
@@ -52,6 +54,7 @@ class PictureFolder:
     folder: Path
     size: int
     limit: int = 100
+    only: Collection[str] | None = None
     used: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +71,10 @@ class PictureFolder:
             for path in found
             if path.suffix.lower() in endings and not any(part.startswith(".") for part in path.parts)
         )
+        if self.paths and self.only is not None:
+            self.paths = [path for path in self.paths if path in self.only]
+            if not self.paths:
+                raise BadInputError(f"No picture in {self.folder} has captions: file_name must be a path relative to that folder.")
         if not self.paths:
             raise BadInputError(
                 f"{self.folder} holds no pictures: give a folder with JPEG, PNG or other picture files."
@@ -168,10 +175,50 @@ def by_augmentation(
     }
 
 
-# ---- THE PLACE OF FURTHER METHODS ------------------------------------------------------------------------------------
-# One that learns from captions joins here (and in the choices of `sketchae fit --method`): a function as above with
-# keyword options `captions` and `clip`, which `fit_basis(..., method="...", captions=..., clip=...)` hands on to it.
-METHODS: dict[str, Method] = {"augmentation": by_augmentation}
+def by_effect(
+    codec: LatentCodec,
+    images: Iterable[Tensor],
+    n_semantic: int | None = None,
+    *,
+    clip: Any,
+    captions: Callable[[], Sequence[Sequence[str]]],
+    n_steps: int = 50,
+    name: str = "effect",
+) -> tuple[OrthogonalBasis, dict[str, Any]]:
+    """The effect objective (`sketchae.training.effect`), from the eigenproblem's plane; needs CLIP and captions.
+
+    `captions()` gives the captions of the pictures that `images` yielded, in their order, once these are read.
+
+    Raises:
+        BadInputError: fewer than `MIN_CAPTIONED` pictures.
+    """
+    pictures = torch.cat(list(images))
+    texts = captions()
+    if len(pictures) < MIN_CAPTIONED:
+        raise BadInputError(
+            f"{len(pictures)} pictures have captions, and the effect objective needs {MIN_CAPTIONED}: caption more, "
+            "or use --method augmentation, which needs none."
+        )
+    start, found = by_augmentation(codec, pictures.split(_BATCH), n_semantic)
+    with torch.no_grad():
+        z = torch.cat([codec.encode(part).cpu() for part in pictures.split(_BATCH)])
+        clip_img = torch.cat([clip.embed_images(part).cpu() for part in pictures.split(_BATCH)])
+        single = [clip.embed_texts(list(of_picture)).cpu() for of_picture in texts]
+    clip_txt = torch.stack([embeds.mean(0) for embeds in single])
+    objective = EffectObjective(codec, clip, z, clip_img, clip_txt, torch.cat(single))
+    batch_size = max(1, min(16, len(z) * 3 // 8))  # a quarter of the pictures is kept for the choice, and a pair takes two
+    ascent = fit_effect(objective, [start], n_steps=n_steps, batch_size=batch_size, name=name)
+    return ascent.basis, {
+        **found,
+        "n_steps": n_steps,
+        "effect_name": name,
+        "objective_before": ascent.before[0],
+        "objective_after": ascent.objective[0],
+        "n_content_directions": objective.n_content,
+    }
+
+
+METHODS: dict[str, Method] = {"augmentation": by_augmentation, "effect": by_effect}
 
 
 def fit_basis(
@@ -209,7 +256,10 @@ def fit(
     image_size: int = 256,
     limit: int = 100,
     out: str | os.PathLike | None = None,
-    method: str = "augmentation",
+    method: str | None = None,
+    captions: str | os.PathLike | None = None,
+    clip: Any | None = None,
+    clip_revision: str | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Fit:
@@ -222,18 +272,27 @@ def fit(
         image_size: pictures are cut to their middle square and scaled down to so many pixels.
         limit: so many pictures at most, the first in the order of their paths.
         out: folder to write; None: build/fit/<name of the VAE>. An earlier fit there is replaced.
-        method, options: as in `fit_basis`.
+        method, options: as in `fit_basis`; None: "effect" where there are captions and a CLIP, else "augmentation".
+        captions: a metadata.jsonl with `file_name`, relative to `images`, and `captions` (a string or a list).
+        clip: what `load_clip` takes ("embedded", a folder, a hub id); `clip_revision` for a hub id.
 
     Raises:
         MissingFileError, BadInputError, NoNetworkError: one sentence with the remedy; nothing is written then.
     """
     start = time.perf_counter()
+    method = method or ("augmentation" if captions is None or clip is None else "effect")
+    if method == "effect" and (captions is None or clip is None):
+        raise BadInputError("The effect objective needs both --captions and --clip; --method augmentation needs neither.")
+    texts = read_captions(captions) if method == "effect" else None
     codec = load_vae(vae, vae_revision)
     source = str(codec.source or type(vae).__name__)
     folder = Path(out) if out is not None else Path("build", "fit", _folder_name(source))
     _check_folder(folder)
     _check_size(image_size, codec.downsampling)
-    pictures = PictureFolder(Path(images), image_size, limit)
+    pictures = PictureFolder(Path(images), image_size, limit, only=texts)
+    if texts is not None:
+        embedder = load_clip(clip, clip_revision)
+        options |= {"clip": embedder, "captions": lambda: [texts[name] for name in pictures.used]}
     basis, found = fit_basis(codec, pictures.batches(progress), method=method, n_semantic=n_semantic, **options)
     pairs = _pairs(pictures.used)
     record = {
@@ -241,6 +300,7 @@ def fit(
         "vae": source,
         "vae_revision": codec.revision,
         "vae_id": codec.id,
+        **({"clip": str(embedder.source), "clip_revision": embedder.revision, "captions": str(captions)} if texts else {}),
         "channels": basis.channels,
         "n_semantic": basis.n_semantic,
         "images": str(images),
@@ -259,6 +319,31 @@ def fit(
     png = render_png(_show(codec, basis, pictures, pairs))
     _write(folder, basis, png, record)
     return Fit(folder, basis, record, time.perf_counter() - start)
+
+
+def read_captions(file: str | os.PathLike) -> dict[str, list[str]]:
+    """Captions by file name, from a metadata.jsonl: a line a picture, `{"file_name": …, "captions": … or [ … ]}`.
+
+    Empty captions are left out, and so are pictures that have no other.
+
+    Raises:
+        MissingFileError: no such file. BadInputError: a line that is no such object; the message gives its number.
+    """
+    file, found = Path(file), {}
+    if not file.is_file():
+        raise MissingFileError(f"There is no file {file}: give a metadata.jsonl with file_name and captions.")
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, captions = row["file_name"], row["captions"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BadInputError(f"Line {number} of {file} is no object with file_name and captions: correct it there.") from error
+        texts = [text.strip() for text in ([captions] if isinstance(captions, str) else captions or []) if text.strip()]
+        if texts:
+            found[str(name)] = texts
+    return found
 
 
 def summary(result: Fit) -> str:

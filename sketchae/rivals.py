@@ -23,15 +23,23 @@ EFFECT = "effect objective"
 TARGETS = "targets, closed form"
 OPTIMUM = "best plane found, with labels"
 N_TARGET_ROWS = 4096
+N_EFFECT_SEEDS = 3
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """Splits by name (`bases`), and how the two that are fitted here came about."""
+    """Splits by name (`bases`), and how the two that are fitted here came about.
+
+    Attributes:
+        bases: the deterministic rivals; the effect objective's first seed among them, where there is a CLIP.
+        augmentation: the eigenproblem.
+        effect: seed -> ascent from the eigenproblem with batches of its own; from_random: one ascent from two random bases.
+    """
 
     bases: dict[str, OrthogonalBasis]
     augmentation: AugmentationSplit
-    effect: EffectSplit | None
+    effect: dict[int, EffectSplit]
+    from_random: EffectSplit | None
 
 
 def paper_targets(table: LatentsTable, n: int) -> tuple[Float[np.ndarray, "n channels h w"], Float[np.ndarray, "n dim"], Float[np.ndarray, "n dim"]]:
@@ -62,7 +70,8 @@ def make_rivals(
     """PCA both ways, the closed form of the paper's targets, the augmentation eigenproblem, and the effect objective.
 
     `images` are the pictures of the first rows of `train`: the eigenproblem changes them, and the effect objective swaps their
-    latents. The latter starts from the eigenproblem and from two random bases, and is left out without `clip`.
+    latents. The latter starts from the eigenproblem, with `N_EFFECT_SEEDS` draws of batches, and, to see whether the start
+    matters, from two random bases; it is left out without `clip`.
 
     Raises:
         BadInputError: more pictures than rows.
@@ -73,17 +82,19 @@ def make_rivals(
     z, semantic, style = paper_targets(train, N_TARGET_ROWS)
     split = augmentation_split(vae, images)
     bases = {AUGMENTATION: split.basis(n_semantic)}
-    effect = None
+    effect, from_random = {}, None
     if clip is not None:
         z_few, clip_img = train.gather(rows)
         captions = torch.from_numpy(np.asarray(train.clip_txt[: train.caption_starts[len(rows)]])).float()
         objective = EffectObjective(vae, clip, z_few, clip_img, mean_captions(train, rows), captions)
-        starts = [bases[AUGMENTATION], *(random_basis(vae.latent_channels, n_semantic, seed) for seed in range(2))]
-        effect = fit_effect(objective, starts, n_steps=n_steps, progress=progress)
-        bases[EFFECT] = effect.basis
+        for seed in range(N_EFFECT_SEEDS):
+            effect[seed] = fit_effect(objective, [bases[AUGMENTATION]], n_steps=n_steps, name=f"effect/{seed}", progress=progress)
+        starts = [random_basis(vae.latent_channels, n_semantic, seed) for seed in range(2)]
+        from_random = fit_effect(objective, starts, n_steps=n_steps, progress=progress)
+        bases[EFFECT] = effect[0].basis
     bases[TARGETS] = target_basis(z, semantic, style, n_semantic)
     bases |= {f"PCA, {way}": pca_basis(torch.from_numpy(z), n_semantic, way) for way in ("descending", "ascending")}
-    return Rivals(bases, split, effect)
+    return Rivals(bases, split, effect, from_random)
 
 
 def raw_pairs(channels: int, n_semantic: int) -> dict[str, OrthogonalBasis]:

@@ -133,7 +133,7 @@ def _about(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())["about"]
 
 
-def _write(file: Path, about: dict[str, Any], rows: list[dict[str, float]]) -> None:
+def _write(file: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")}
     lines = ",\n".join(json.dumps(row) for row in rows)
     head = json.dumps({"about": about, "versions": versions, "made_by": "python -m sketchae.sweeps"})

@@ -19,6 +19,7 @@ from sketchae.errors import BadInputError, MissingFileError
 from sketchae.figures import before_after
 from sketchae.fit import PICTURE, RECORD, PictureFolder, fit, fit_basis, summary
 from sketchae.images import to_pil
+from sketchae.scenes import captions as scene_captions
 from sketchae.scenes import render, split_scenes
 
 
@@ -178,3 +179,48 @@ def test_a_method_that_does_not_exist_is_refused(tmp_path, capsys):
         PictureFolder(tmp_path / "none", 32)
     with pytest.raises(BadInputError, match="same number of pictures"):
         before_after([], [], [], [], [], [])
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """Ten scenes with captions as strings and lists, one without, and the file that says so."""
+    folder = tmp_path_factory.mktemp("captioned")
+    scenes = split_scenes("val", 11)
+    lines = []
+    for i, (image, texts) in enumerate(zip(render(scenes).images, scene_captions(scenes, n=2), strict=True)):
+        to_pil(image).save(folder / f"{i:02d}.png")
+        lines.append({"file_name": f"{i:02d}.png", "captions": texts[0] if i % 2 else texts})
+    lines[4]["captions"] = ["  ", ""]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n", encoding="utf-8")
+    return folder
+
+
+def test_with_captions_and_clip_the_effect_objective_is_used(captioned, tmp_path):
+    options = dict(image_size=64, progress=False, captions=captioned / "metadata.jsonl", clip="embedded", n_steps=2)
+    found = fit("embedded", captioned, n_semantic=2, out=tmp_path / "q", **options)
+    assert found.record["method"] == "effect" and found.record["clip"] == "embedded"
+    assert "04.png" not in found.record["pictures_used"] and found.record["n_pictures"] == 10
+    start = fit("embedded", captioned, n_semantic=2, out=tmp_path / "start", image_size=64, progress=False, limit=4)
+    assert start.record["method"] == "augmentation"
+    loaded = OrthogonalBasis.load(tmp_path / "q")
+    assert torch.equal(loaded.Q, found.basis.Q) and loaded.orthogonality_error < 1e-5
+    assert np.isfinite([found.record["objective_before"], found.record["objective_after"]]).all()
+
+
+def test_what_the_effect_objective_needs_is_told(captioned, tmp_path, capsys):
+    command = ["fit", "--vae", "embedded", "--images", str(captioned), "--image-size", "64", "--out", str(tmp_path / "q")]
+    captions = ["--captions", str(captioned / "metadata.jsonl"), "--clip", "embedded"]
+    assert main([*command, "--method", "effect"]) == 1
+    assert "both --captions and --clip" in capsys.readouterr().err
+    assert main([*command, *captions, "--limit", "6"]) == 1
+    assert "caption more" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"file_name": "elsewhere.png", "captions": "a house"}\n')
+    assert main([*command, "--captions", str(other), "--clip", "embedded"]) == 1
+    assert "has captions" in capsys.readouterr().err
+    other.write_text('{"file_name": "00.png"}\n')
+    assert main([*command, "--captions", str(other), "--clip", "embedded"]) == 1
+    assert "Line 1" in capsys.readouterr().err
+    assert main([*command, "--captions", str(tmp_path / "none.jsonl"), "--clip", "embedded"]) == 1
+    assert "no file" in capsys.readouterr().err
+    assert not (tmp_path / "q").exists()

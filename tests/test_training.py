@@ -1,5 +1,6 @@
 """Training: that it learns, that it resumes to the same bits, that processes and companions do not change it."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,16 @@ from benchmarks.training import write_latents
 from sketchae.basis import plane_angle, random_basis
 from sketchae.errors import BadInputError, MissingFileError, NoSpaceError
 from sketchae.latents import open_latents
-from sketchae.training import BatchOrder, Latents, TensorLatents, TrainConfig, TrainResult, train_basis, train_seeds
+from sketchae.training import (
+    BatchOrder,
+    Latents,
+    TensorLatents,
+    TrainConfig,
+    TrainResult,
+    train_basis,
+    train_seeds,
+    train_without_data,
+)
 from sketchae.training.__main__ import main
 
 WIDTH = 12
@@ -105,6 +115,14 @@ def test_it_finds_a_planted_plane(tmp_path):
     assert last["orthogonality_error"] < 0.3 < first["orthogonality_error"]
     assert plane_angle(result.weight, planted, 2).max() < 5 < plane_angle(result.start_weight, planted, 2).max()
     assert last["angle_from_start_deg"] == pytest.approx(plane_angle(result.weight, result.start_weight, 2).max())
+    # The control without data becomes orthogonal too, and knows nothing of the plane.
+    alone = train_without_data(result)
+    assert (alone.T @ alone - torch.eye(4)).norm() < 0.3
+    assert plane_angle(alone, planted, 2).max() > 20
+    assert torch.equal(alone, train_without_data(result))
+    by_construction = dataclasses.replace(result, config=dataclasses.replace(config, parametrization="orthogonal"))
+    with pytest.raises(BadInputError, match="by construction"):
+        train_without_data(by_construction)
 
 
 def test_history_says_what_happened(tables, tmp_path):

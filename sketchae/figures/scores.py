@@ -31,6 +31,7 @@ def score_dots(
     null_label: str = "random bases",
     ceiling: Mapping[str, float | int] | None = None,
     points: Mapping[str, Mapping[str, Any]] | None = None,
+    emphasis: bool = True,
 ) -> Figure:
     """Methods downwards, one panel for each metric, a dot with its 95 % interval for each method.
 
@@ -40,6 +41,7 @@ def score_dots(
         null: metric -> scores of random bases, drawn as a row of their own and as a band of their central 95 %.
         ceiling: metric -> the value that no split can beat, a dashed line.
         points: method -> {metric: values}, small dots beside the method (single training seeds).
+        emphasis: the first method is the one that it is about, and drawn so.
     """
     metrics = dict(metrics or {"score": "swap score"})
     if not scores:
@@ -73,7 +75,7 @@ def score_dots(
         for row, method in enumerate(methods):
             if metric not in scores[method]:
                 continue
-            first = row == 0
+            first = emphasis and row == 0
             colour = COLOURS[0] if first else "black"
             low, high = scores[method].get(f"{metric}_ci95", (None, None))
             if low is not None:

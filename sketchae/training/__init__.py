@@ -9,6 +9,7 @@ On several processes, GPUs or machines: `accelerate launch --num_processes 2 -m 
 from sketchae.training.batches import BatchOrder, Latents, TensorLatents
 from sketchae.training.config import TrainConfig
 from sketchae.training.model import SplitModel
+from sketchae.training.penalty import train_without_data
 from sketchae.training.result import Record, TrainResult
 from sketchae.training.run import train_basis, train_seeds
 
@@ -22,4 +23,5 @@ __all__ = [
     "TrainResult",
     "train_basis",
     "train_seeds",
+    "train_without_data",
 ]
