@@ -60,7 +60,33 @@ def pair_indices(
     return order[starts], order[(starts + 1) % n_examples]
 
 
-class SwapBench:
+class PairBench:
+    """What benches on a fixed set of pairs share: batches of pairs, and decoding on the device."""
+
+    codec: Codec
+    n_pairs: int
+    batch_size: int
+    device: torch.device
+
+    def _count(self, n_pairs: int | None) -> int:
+        if n_pairs is None:
+            return self.n_pairs
+        if not 1 <= n_pairs <= self.n_pairs:
+            raise BadInputError(f"{n_pairs} pairs asked for; this bench has 1 to {self.n_pairs}.")
+        return n_pairs
+
+    def _batches(self, n: int) -> list[slice]:
+        return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
+
+    def _z(self, z: Tensor, rows: slice) -> Tensor:
+        return z[rows].to(self.device)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.codec.decode(z.to(self.device)).float()
+
+
+class SwapBench(PairBench):
     """Scores any number of splits on one set of pairs (a, b) of scenes: a's semantic with b's style.
 
     Encoding, reconstructions and their readings, the ceiling, and the counterfactual pictures are computed once, at
@@ -196,25 +222,8 @@ class SwapBench:
             result |= {distance: score.swapped, f"{distance}_trivial": score.trivial, f"{distance}_codec": score.codec}
         return result
 
-    def _count(self, n_pairs: int | None) -> int:
-        if n_pairs is None:
-            return self.n_pairs
-        if not 1 <= n_pairs <= self.n_pairs:
-            raise BadInputError(f"{n_pairs} pairs asked for; this bench has 1 to {self.n_pairs}.")
-        return n_pairs
-
-    def _batches(self, n: int) -> list[slice]:
-        return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
-
-    def _z(self, z: Tensor, rows: slice) -> Tensor:
-        return z[rows].to(self.device)
-
     def _truth(self, rows: slice) -> Tensor:
         return self.counterfactual_images[rows].to(self.device, torch.float32)
-
-    def _decode(self, z: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.codec.decode(z.to(self.device)).float()
 
     def _read(self, images: Tensor) -> dict[str, dict[str, np.ndarray]]:
         judges = {"": self.judge, **self.other_judges}

@@ -42,7 +42,7 @@ from sketchae import edits
 from sketchae.errors import BadInputError
 from sketchae.metrics.bootstrap import generator, interval, resample_counts
 from sketchae.metrics.distances import luminance
-from sketchae.metrics.evaluation import Codec, SwapFunction
+from sketchae.metrics.evaluation import Codec, PairBench, SwapFunction
 
 SIDES = {
     "clip_caption": "content",
@@ -78,7 +78,7 @@ class Embedder(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> Tensor: ...
 
 
-class ProxyBench:
+class ProxyBench(PairBench):
     """Scores any number of splits on one set of pairs (a, b) without known factors.
 
     Encoding, text embeddings, colour statistics and edge maps of a and b are computed once, at construction;
@@ -305,23 +305,6 @@ class ProxyBench:
         return torch.cat(
             [self.codec.encode(images[rows].to(self.device)).float() for rows in self._batches(self.n_pairs)]
         )
-
-    def _count(self, n_pairs: int | None) -> int:
-        if n_pairs is None:
-            return self.n_pairs
-        if not 1 <= n_pairs <= self.n_pairs:
-            raise BadInputError(f"{n_pairs} pairs asked for; this bench has 1 to {self.n_pairs}.")
-        return n_pairs
-
-    def _batches(self, n: int) -> list[slice]:
-        return [slice(start, min(start + self.batch_size, n)) for start in range(0, n, self.batch_size)]
-
-    def _z(self, z: Tensor, rows: slice) -> Tensor:
-        return z[rows].to(self.device)
-
-    def _decode(self, z: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.codec.decode(z.to(self.device)).float()
 
 
 def colour_gaussians(images: Pictures) -> Gaussians:
