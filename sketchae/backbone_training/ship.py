@@ -40,11 +40,12 @@ class BackboneBudget:
 
 
 def train_backbones(
-    folder: Path, budget: BackboneBudget = BackboneBudget(), only: tuple[str, ...] = NETWORKS, clip_start: Path | None = None
+    folder: Path, budget: BackboneBudget = BackboneBudget(), only: tuple[str, ...] = NETWORKS, clip_start: Path | None = None, seed: int = 0
 ) -> Path:
     """Train the networks named in `only`, each into a folder of its own under `folder`; finished ones are kept.
 
-    `clip_start` is a folder with an earlier CLIP, whose training the second stage then carries on.
+    `clip_start` is a folder with an earlier CLIP, whose training the second stage then carries on. Another `seed` than
+    that of what ships gives another start and another order of the same scenes: an independently trained network.
 
     Raises:
         BadInputError: for a name that is not in `NETWORKS`.
@@ -54,23 +55,23 @@ def train_backbones(
         if name not in NETWORKS:
             raise BadInputError(f"There is no network '{name}' to train; choose from {', '.join(NETWORKS)}.")
         if not (folder / name / "provenance.json").exists():
-            _train_one(name, folder, budget, clip_start)
+            _train_one(name, folder, budget, clip_start, seed)
     return folder
 
 
-def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path | None) -> None:
+def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path | None, seed: int) -> None:
     out, pool_dir = folder / name, folder / "pool"
     training = folder / "training" / name
     out.mkdir(parents=True, exist_ok=True)
     if name == "vae":
-        pool, config = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes), LoopConfig(n_steps=budget.vae_steps, lr=2e-3)
+        pool, config = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes), LoopConfig(n_steps=budget.vae_steps, lr=2e-3, seed=seed)
         model, record = train_vae(pool, training, config)
         model.to(memory_format=torch.contiguous_format).save_pretrained(out)
     elif name == "clip":
         pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
         minimal_pool = ImagePool(pool_dir, "backbones", budget.n_minimal_scenes, vary=MINIMAL_FACTOR)
-        config = LoopConfig(n_steps=budget.clip_steps, lr=1e-3, weight_decay=0.05)
-        hard_config = LoopConfig(n_steps=budget.clip_hard_steps, lr=5e-4, weight_decay=0.05, n_warmup=50, seed=1)
+        config = LoopConfig(n_steps=budget.clip_steps, lr=1e-3, weight_decay=0.05, seed=seed)
+        hard_config = LoopConfig(n_steps=budget.clip_hard_steps, lr=5e-4, weight_decay=0.05, n_warmup=50, seed=seed + 1)
         model, processor, record = train_clip(pool, minimal_pool, training, config, hard_config, start=clip_start)
         model.save_pretrained(out)
         processor.save_pretrained(out)
@@ -78,17 +79,17 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         which = name[-1]
         pool = ImagePool(pool_dir, name, budget.n_judge_scenes)
         steps = budget.judge_a_steps if which == "a" else budget.judge_b_steps
-        model, record = train_judge(which, pool, training, LoopConfig(n_steps=steps, lr=2e-3, weight_decay=0.05))
+        model, record = train_judge(which, pool, training, LoopConfig(n_steps=steps, lr=2e-3, weight_decay=0.05, seed=seed))
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
         atomic_write_text(out / "config.json", json.dumps({"judge": which, "scenes_version": SCENES_VERSION}, indent=1) + "\n")
-    write_provenance(out, name, record, len(pool), sum(p.numel() for p in model.parameters()))
+    write_provenance(out, name, record, len(pool), sum(p.numel() for p in model.parameters()), seed)
 
 
-def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parameters: int) -> None:
+def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parameters: int, seed: int = 0) -> None:
     """How, on what and for how long a network was trained; written last, so that its presence means finished."""
     about = {
         "network": name,
-        "made_by": f"python -m sketchae.backbone_training --only {name}",
+        "made_by": f"python -m sketchae.backbone_training --only {name}" + (f" --seed {seed}" if seed else ""),
         "trained_on": f"the first {n_scenes:,} scenes of the split '{'backbones' if name in ('vae', 'clip') else name}'",
         "scenes_version": SCENES_VERSION,
         "n_parameters": n_parameters,
