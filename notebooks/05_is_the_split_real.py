@@ -19,10 +19,10 @@
 # **Question.** Does the paper's recipe find a better plane than chance, than simpler ways, than the best there is? And is there a
 # better way to find one?
 #
-# **In:** the bases of `03_qr_finalize`, the latents of `01_preprocess`, the stored sweep over random planes. **Out:** every split
+# **In:** the bases of `03_qr_finalize`, the latents of `01_preprocess`, the stored sweeps (random planes, the recipe's choices). **Out:** every split
 # judged alike on the test scenes; where each stands between chance and the optimum; what can be read from each block; which measures can be
 # trusted where no factor is known; figures and numbers `is_the_split_real.*`.
-# **Cost:** about 8 minutes on two CPU cores.
+# **Cost:** about 12 minutes on two CPU cores.
 
 # %%
 import importlib.util
@@ -44,24 +44,26 @@ N_FIT_PICTURES: int | None = None  # training pictures that the eigenproblem and
 N_EFFECT_STEPS: int | None = None
 N_HEADLINE_PAIRS: int | None = None  # at most as many as there are test scenes
 N_RIVAL_PAIRS: int | None = None  # for the raw pairs, PCA and the like
+N_LERP_PAIRS: int | None = None  # for the curves over alpha, eleven pictures a pair
 N_PROXY_BASES: int | None = None
 
 # %%
 import numpy as np
 from IPython.display import display
 
-from sketchae import OrthogonalBasis, evidence, figures, load_clip, load_profile, load_vae, rivals, sweeps
+from sketchae import OrthogonalBasis, ablation, evidence, figures, load_clip, load_profile, load_vae, rivals, sweeps
 from sketchae.basis import random_basis
 from sketchae.basis.grassmann import covering_radius, haar_planes
 from sketchae.latents import open_latents
 from sketchae.metrics.comparison import held_out_bench
+from sketchae.metrics.lerps import lerp_curves, pair_scores, ranked_pairs
 from sketchae.metrics.probes import leakage
 from sketchae.metrics.proxies import proxy_agreement
 from sketchae.record import Recorder
 
 choices = dict(train_seeds=TRAIN_SEEDS, source=SOURCE, dataset=DATASET, vae=VAE, clip=CLIP)
 counts = dict(n_fit_pictures=N_FIT_PICTURES, n_effect_steps=N_EFFECT_STEPS, n_headline_pairs=N_HEADLINE_PAIRS)
-counts |= dict(n_rival_pairs=N_RIVAL_PAIRS, n_proxy_bases=N_PROXY_BASES, test_seed=TEST_SEED, dependence=DEPENDENCE)
+counts |= dict(n_rival_pairs=N_RIVAL_PAIRS, n_lerp_pairs=N_LERP_PAIRS, n_proxy_bases=N_PROXY_BASES, test_seed=TEST_SEED, dependence=DEPENDENCE)
 profile = load_profile(PROFILE, **choices, **counts)
 record = Recorder("05_is_the_split_real", profile)
 vae, clip = load_vae(profile.vae, profile.vae_revision), load_clip(profile.clip, profile.clip_revision)
@@ -135,6 +137,34 @@ alt = "Five pairs of pictures, and for each split the picture with the content o
 record.figure(figures.image_grid(grid.rows, row_labels=grid.labels, width_in=5.5), "swaps", alt=alt)
 
 # %% [markdown]
+# ### The best, a median and the worst pair
+#
+# Of the effect objective, pair by pair; few pictures fail in the same way.
+
+# %%
+if bench:
+    best_first = ranked_pairs(pair_scores(bench, shown[rivals.EFFECT], min(profile.n_rival_pairs, bench.n_pairs)))
+    print("pairs:", best_first)
+    grid = evidence.pair_pictures(bench, shown, best_first)
+    alt = "The best, the median and the worst pair of the effect objective: both pictures, the swap by every split, and the perfect swap."
+    record.figure(figures.image_grid(grid.rows, row_labels=grid.labels, column_labels=list(best_first), width_in=4), "ranked", alt=alt)
+
+# %% [markdown]
+# ### Halfway: lerps over alpha
+#
+# The paper moves one block by 0.9 and shows a picture. Here a judge reads on the way what follows b: it should be the moved block's factors
+# (solid) and no others (dashed). The area between the two is the edit's selectivity: 0 without preference, about 0.5 if all turn half-way.
+
+# %%
+if bench:
+    n_lerps = min(profile.n_lerp_pairs, bench.n_pairs)
+    lerps = {name: lerp_curves(bench, basis, n_pairs=n_lerps) for name, basis in shown.items() if name != rivals.AUGMENTATION}
+    for name, curves in lerps.items():
+        print(f"{name:30} selectivity {curves.selectivity:+.2f} [{curves.selectivity_ci95[0]:+.2f}, {curves.selectivity_ci95[1]:+.2f}]")
+    alt = "Share of differing factors that show b while one block moves from a to b: the moved block's own, and the other's."
+    display(record.figure(figures.lerp_curves(lerps), "lerps", alt=alt))
+
+# %% [markdown]
 # ## Where they stand: chance, optimum, and what the paper's loss knows
 #
 # Two blocks of two channels are a point of Gr(2, 4), of which rotations inside a block change nothing. A stored sweep
@@ -164,6 +194,18 @@ if bench and haar:
     display(record.figure(landscape, "landscape", alt=alt))
 
 # %% [markdown]
+# ### Many channels
+#
+# Of 32 channels no covering is affordable, but the same ways to fit a split work, and so do the searches with labels. Here on a linear codec
+# (the 32 leading principal components of patches, `sketchae.backbones.patches`), split into halves: stored rows, pairs of validation scenes.
+
+# %%
+wide = sweeps.find_wide(clip) if bench else None
+if wide:
+    for line in evidence.wide_table(wide["rows"]):
+        print(line)
+
+# %% [markdown]
 # ## Is it always the same plane?
 
 # %%
@@ -173,6 +215,31 @@ effect_angles = evidence.plane_angles([run.basis for run in found.effect.values(
 print(f"effect objective, {len(found.effect)} draws of batches: {np.median(effect_angles):.0f}°")
 halves = evidence.half_angle(vae, images, k)
 print(f"eigenproblem, two halves of the pictures: {halves:.0f}°")
+
+# %% [markdown]
+# ## Do the recipe's choices matter?
+#
+# Stored rows (`python -m sketchae.ablation`): each choice trained from five starts or more, the recipe itself from ten; planes scored on
+# one fixed set of pairs of validation scenes. *Apart* is the median angle between the planes of two seeds; *from the recipe*, the angle to the
+# recipe's plane of the same seed, which had the same start; *from the penalty alone*, to the plane which the orthogonality term reaches without
+# any data.
+# Another VAE and CLIP were trained as those that ship, from another seed.
+
+# %%
+ablated = ablation.find_ablation(vae, clip, profile)
+if ablated:
+    print(ablated)
+    for one, other in ablation.SAME_BUT_BACKBONES:
+        print(f"correlation over factors of what they move, {one} / {other}: {ablated.factor_correlation(one, other):+.2f}")
+
+# %%
+if ablated:
+    panels = {"score": "swap score", "apart_deg": "between seeds, degrees", "from_penalty_deg": "from the penalty alone, degrees"}
+    bands = {"score": np.quantile(null, [0.025, 0.975])} if bench and haar else None
+    limits = {"apart_deg": (0, 92), "from_penalty_deg": (0, 92)}
+    dots = figures.choice_dots(ablated.panels(), panels, bands=bands, limits=limits, emphasis=(ablation.RECIPE,))
+    alt = "Every choice of the recipe: the swap score of each seed, the angles between seeds' planes, and the angle to the penalty's own plane."
+    display(record.figure(dots, "choices", alt=alt))
 
 # %% [markdown]
 # ## What can be read is not what it does
@@ -249,6 +316,7 @@ if bench:
     for name, matrix in {**read, "convolutional": convolutional}.items():
         record.value(f"leakage.{evidence.key(name)}", evidence.leakage_means(matrix))
     record.value("removed", removed.values())
+    record.value("lerps", {evidence.key(name): curves.values() for name, curves in lerps.items()})
     record.value("disentanglement", {evidence.key(name): row for name, row in tables.items()})
     assert scores["a unchanged"]["semantic"] > 0.5 and scores["a unchanged"]["style"] < -0.5
     assert max(abs(value) for value in read[rivals.RECIPE].score[:, -1]) < 0.3  # a shuffled block tells nothing
@@ -259,6 +327,10 @@ if bench and haar:
     record.value("standing", {evidence.key(name): {"swap_score": rows[name][0], **s} for name, s in stands.items()})
     record.value("loss_agreement", knows["spearman"])
     record.value("proxy_agreement", {name: a["spearman"] for name, a in agreement.items()})
+if ablated:
+    record.value("ablation", ablated.values())
+if wide:
+    record.value("wide", evidence.wide_values(wide["rows"]))
 if PROFILE == "scenes" and not profile.overridden:
     # Swapping the two blocks' roles turns the score round, so that chance is 0; and the search found something.
     assert abs(null.mean()) < 0.05 and rows[rivals.OPTIMUM][0] > np.quantile(null, 0.99)

@@ -96,6 +96,37 @@ def swap_pictures(profile: Profile, vae: Any, splits: Mapping[str, OrthogonalBas
     return SwapPictures(rows, labels)
 
 
+@torch.no_grad()
+def pair_pictures(bench: SwapBench, splits: Mapping[str, OrthogonalBasis], pairs: Mapping[str, int]) -> SwapPictures:
+    """The same for single pairs of a bench; a and b as the codec reconstructs them, the perfect swap as it is drawn."""
+    rows = list(pairs.values())
+    z_a, z_b = bench.z_a[rows].to(bench.device), bench.z_b[rows].to(bench.device)
+    latents = {"content of": z_a, "style of": z_b, **{name.replace(" ", "\n", 1): edits.swap(basis, z_a, z_b) for name, basis in splits.items()}}
+    pictures = [bench.codec.decode(z).cpu() for z in latents.values()]
+    return SwapPictures([*pictures, bench.counterfactual_images[rows].float()], [*latents, "a perfect swap"])
+
+
+def wide_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the rows of `sweeps.sweep_wide`: the random splits' mean and SD, every other split's scores, the ceiling."""
+    random = np.array([row["score"] for row in rows if row["split"].startswith("random")])
+    found: dict[str, Any] = {"random": {"n": len(random), "mean": random.mean(), "sd": random.std(), "max": random.max()}}
+    found |= {key(row["split"]): {m: row[m] for m in METRICS} for row in rows if not row["split"].startswith("random")}
+    return found | {"ceiling": rows[0]["ceiling"]}
+
+
+def wide_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same as lines of text."""
+    r = wide_values(rows)["random"]
+    lines = [f"{'random splits':24} swap {r['mean']:+.2f} ± {r['sd']:.2f}, at most {r['max']:+.2f} of {r['n']}"]
+    named = [row for row in rows if not row["split"].startswith("random")]
+    lines += [
+        f"{row['split']:24} swap {row['score']:+.2f}   semantic {row['semantic']:+.2f}   style {row['style']:+.2f}   "
+        f"counterfactual {row['counterfactual_mse']:+.2f}, {row['counterfactual_ssim']:+.2f}"
+        for row in named
+    ]
+    return [*lines, f"{'ceiling':24} swap {rows[0]['ceiling']:+.2f}"]
+
+
 def _counterfactual(scenes: Any) -> Any:
     from sketchae.scenes import counterfactual
 

@@ -4,8 +4,10 @@
 
 `haar.json` holds `N_PLANES` random (Haar) planes, each scored on one fixed set of pairs of *validation* scenes by both judges:
 the null distribution of every score, the landscape of the swap score, and the start of the search for its optimum.
-`optimum.json` holds where that search ended: from the `N_STARTS` best of them, uphill on the swap score itself, that is through the decoder
-and with the factors as labels, read by judge a on `N_PAIRS_OPTIMUM` pairs of validation scenes: an upper reference, not a rival.
+`optimum.json` holds where that search ended: from the `N_STARTS` best of them, uphill on the swap score itself by a random walk, and by gradient
+(`training.labelled`), both through the decoder and with the factors as labels, as read by judge a on validation scenes that no other sweep
+looks at: an upper reference, not a rival.
+`wide.json` holds the same searches where no covering is affordable: Gr(16, 32), on the linear codec `backbones.patches`.
 A stored sweep names the VAE, the scenes and the settings that it was made with; `load_sweep` refuses it for any other.
 """
 
@@ -16,38 +18,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from sketchae.atomic import atomic_write_text
+from sketchae.backbones.patches import PatchCodec
 from sketchae.basis import OrthogonalBasis, random_basis
+from sketchae.basis.augmentation import augmentation_split
 from sketchae.basis.grassmann import ascend, plane_basis
 from sketchae.basis.planes import as_float64
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.metrics.evaluation import SwapBench, pair_indices
 from sketchae.profiles import TRACKED, load_profile
 from sketchae.progress import hide_if
-from sketchae.scenes import SCENES_VERSION, load_judge, split_scenes
+from sketchae.scenes import SCENES_VERSION, captions, load_judge, render, split_scenes
 from sketchae.scenes.factors import Scenes
 from sketchae.scenes.judges import ASSETS
+from sketchae.training.effect import EffectObjective, fit_effect
+from sketchae.training.labelled import fit_labelled
 
 N_PLANES = 1000
 N_PAIRS = 64
 KEYS = ("score", "semantic", "style", "neither", "counterfactual_mse", "counterfactual_ssim")
-N_STARTS, N_STEPS, N_PAIRS_OPTIMUM = 3, 30, 128
+N_STARTS, N_STEPS, N_PAIRS_OPTIMUM, N_GRADIENT_STEPS = 3, 30, 128, 60
+SEARCHED = 1024  # the first validation scene that the searches with labels use; all others stay before it
+WIDE_CHANNELS, N_WIDE_RANDOM, N_WIDE_PICTURES = 32, 20, 256
 SWEEPS = ASSETS / "sweeps"
 _SAVE_EVERY = 20
 
 
-def validation_pairs(n_pairs: int = N_PAIRS) -> tuple[Scenes, Scenes]:
-    """The fixed pairs of validation scenes that every sweep and every search uses; no scene occurs twice."""
-    scenes = split_scenes("val", 2 * n_pairs)
+def validation_pairs(n_pairs: int = N_PAIRS, first: int = 0) -> tuple[Scenes, Scenes]:
+    """The fixed pairs of validation scenes, from number `first` on, that every sweep uses; no scene occurs twice."""
+    scenes = split_scenes("val", first + 2 * n_pairs)[first:]
     a, b = pair_indices(2 * n_pairs, n_pairs, name="sweep")
     return scenes[a], scenes[b]
 
 
-def validation_bench(vae: Any, n_pairs: int = N_PAIRS, n_boot: int = 10) -> SwapBench:
+def validation_bench(vae: Any, n_pairs: int = N_PAIRS, first: int = 0, n_boot: int = 10) -> SwapBench:
     """A bench on `validation_pairs`, read by judge b; judge a, which may be used for choices, under `judges`."""
-    scenes_a, scenes_b = validation_pairs(n_pairs)
+    scenes_a, scenes_b = validation_pairs(n_pairs, first)
     return SwapBench(vae, load_judge("b"), scenes_a, scenes_b, other_judges={"a": load_judge("a")}, n_boot=n_boot, device=vae.device)
 
 
@@ -69,24 +78,68 @@ def sweep_haar(vae: Any, file: Path, n_planes: int = N_PLANES, n_pairs: int = N_
         for seed in tqdm(range(len(rows), n_planes), initial=len(rows), total=n_planes, desc="random planes", **hide_if(not progress)):
             rows.append(plane_scores(bench, random_basis(vae.latent_channels, n_semantic, seed)))
             if len(rows) % _SAVE_EVERY == 0 or len(rows) == n_planes:
-                _write(file, about, rows)
+                write_sweep(file, about, rows)
     return load_sweep(file, about)
 
 
 def sweep_optimum(vae: Any, file: Path, haar: dict[str, Any], progress: bool = True) -> dict[str, Any]:
-    """Climb the swap score by judge a from the best planes of `haar`; the rows are the ends, the best first."""
+    """Climb the swap score by judge a from the best planes of `haar`, step by step and by gradient; the rows are the ends, the best first."""
     about = _optimum_about(vae)
     if not (file.exists() and _about(file) == about):
-        bench, k = validation_bench(vae, N_PAIRS_OPTIMUM), about["n_semantic"]
+        bench, k = validation_bench(vae, N_PAIRS_OPTIMUM, SEARCHED), about["n_semantic"]
         rows = []
         for seed in np.argsort(haar["columns"]["judge_a"])[::-1][:N_STARTS]:
-            start = as_float64(random_basis(vae.latent_channels, k, int(seed)).Q)[:k]
-            name = f"optimum/{seed}"
-            plane, _ = ascend(lambda p: plane_scores(bench, plane_basis(p))["judge_a"], [start], n_steps=N_STEPS, name=name, progress=progress)
-            basis = plane_basis(plane)
-            rows.append({"start": int(seed), "Q": as_float64(basis.Q).round(6).tolist(), **plane_scores(bench, basis)})
-        _write(file, about, sorted(rows, key=lambda row: -row["judge_a"]))
+            start = random_basis(vae.latent_channels, k, int(seed))
+            for how, basis in _climb(vae, bench, start, f"optimum/{seed}", progress).items():
+                rows.append({"start": int(seed), "how": how, "Q": as_float64(basis.Q).round(6).tolist(), **plane_scores(bench, basis)})
+        write_sweep(file, about, sorted(rows, key=lambda row: -row["judge_a"]))
     return load_sweep(file, about)
+
+
+def _climb(vae: Any, bench: SwapBench, start: OrthogonalBasis, name: str, progress: bool) -> dict[str, OrthogonalBasis]:
+    """Where a random walk and a gradient ascent end that start at `start`: both use the factors of the bench's scenes, and judge a."""
+    k = start.n_semantic
+    objective = lambda plane: plane_scores(bench, plane_basis(plane))["judge_a"]  # noqa: E731
+    plane, _ = ascend(objective, [as_float64(start.Q)[:k]], n_steps=N_STEPS, name=name, progress=progress)
+    return {"random walk": plane_basis(plane), "gradient": label_trained(vae, bench, start, name, progress)}
+
+
+def label_trained(vae: Any, bench: SwapBench, start: OrthogonalBasis, name: str, progress: bool = True) -> OrthogonalBasis:
+    """A basis trained on the factors themselves, through the decoder and judge a, on all scenes of `bench` (`training.labelled`)."""
+    z = torch.cat([bench.z_a, bench.z_b])
+    factors = {factor: np.concatenate([bench.factors_a[factor], bench.factors_b[factor]]) for factor in bench.kinds}
+    return fit_labelled(vae, load_judge("a"), z, factors, [start], n_steps=N_GRADIENT_STEPS, name=name, progress=progress).basis
+
+
+def sweep_wide(clip: Any, file: Path, progress: bool = True) -> dict[str, Any]:
+    """Splits of 32 linear channels into halves: random ones, and what each way to fit one finds; rows by "split"."""
+    about = _wide_about(clip)
+    if not (file.exists() and _about(file) == about):
+        images = render(split_scenes("train", N_WIDE_PICTURES)).images
+        codec, k = PatchCodec.fit(images, WIDE_CHANNELS), WIDE_CHANNELS // 2
+        bench, searched = validation_bench(codec, N_PAIRS_OPTIMUM), validation_bench(codec, N_PAIRS_OPTIMUM, SEARCHED)
+        splits = {f"random {seed}": random_basis(WIDE_CHANNELS, k, seed) for seed in range(N_WIDE_RANDOM)}
+        start = splits["eigenproblem"] = augmentation_split(codec, images).basis(k)
+        texts = captions(split_scenes("train", len(images)))
+        embeds = torch.stack([clip.embed_texts(row) for row in texts]).cpu()
+        z, clip_img = (torch.cat([f(part).cpu() for part in images.split(64)]) for f in (codec.encode, clip.embed_images))
+        objective = EffectObjective(codec, clip, z, clip_img, embeds.mean(1), embeds.flatten(0, 1))
+        splits["effect objective"] = fit_effect(objective, [start], n_steps=N_GRADIENT_STEPS, name="wide", progress=progress).basis
+        splits |= {f"labels, {how}": basis for how, basis in _climb(codec, searched, start, "wide", progress).items()}
+        ceiling = round(float(bench.ceiling["score"]), 4)
+        write_sweep(file, about, [{"split": name, **plane_scores(bench, basis), "ceiling": ceiling} for name, basis in splits.items()])
+    return load_sweep(file, about)
+
+
+def _wide_about(clip: Any) -> dict[str, Any]:
+    climb = {"n_steps": N_STEPS, "n_gradient_steps": N_GRADIENT_STEPS, "n_pairs": N_PAIRS_OPTIMUM, "searched": SEARCHED}
+    return {"clip_id": clip.id, "scenes_version": SCENES_VERSION, "channels": WIDE_CHANNELS, "n_pictures": N_WIDE_PICTURES, **climb}
+
+
+def find_wide(clip: Any, folder: Path | None = None) -> dict[str, Any] | None:
+    """The stored `wide.json` if it was made with this `clip` and these settings, else None."""
+    file, about = (folder or SWEEPS) / "wide.json", _wide_about(clip)
+    return load_sweep(file, about) if file.is_file() and _about(file) == about else None
 
 
 def optimum_basis(vae: Any, folder: Path | None = None) -> OrthogonalBasis:
@@ -97,7 +150,8 @@ def optimum_basis(vae: Any, folder: Path | None = None) -> OrthogonalBasis:
 
 
 def _optimum_about(vae: Any) -> dict[str, Any]:
-    climb = {"n_planes": N_PLANES, "n_starts": N_STARTS, "n_steps": N_STEPS, "n_pairs": N_PAIRS_OPTIMUM}
+    climb = {"n_planes": N_PLANES, "n_starts": N_STARTS, "n_steps": N_STEPS, "n_gradient_steps": N_GRADIENT_STEPS}
+    climb |= {"n_pairs": N_PAIRS_OPTIMUM, "searched": SEARCHED}
     return {"vae_id": vae.id, "scenes_version": SCENES_VERSION, "n_semantic": 2, **climb}
 
 
@@ -133,15 +187,16 @@ def _about(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text())["about"]
 
 
-def _write(file: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def write_sweep(file: Path, about: dict[str, Any], rows: list[dict[str, Any]], made_by: str = "python -m sketchae.sweeps") -> None:
+    """Store rows with what they were made from (see `load_sweep`); a half-written file never takes the place of a whole one."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")}
     lines = ",\n".join(json.dumps(row) for row in rows)
-    head = json.dumps({"about": about, "versions": versions, "made_by": "python -m sketchae.sweeps"})
+    head = json.dumps({"about": about, "versions": versions, "made_by": made_by})
     atomic_write_text(file, f'{head[:-1]}, "rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":
-    from sketchae import load_vae
+    from sketchae import load_clip, load_vae
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-planes", type=int, default=N_PLANES)
@@ -149,3 +204,4 @@ if __name__ == "__main__":
     vae = load_vae(load_profile(TRACKED).vae)
     planes = sweep_haar(vae, SWEEPS / "haar.json", arguments.n_planes)
     sweep_optimum(vae, SWEEPS / "optimum.json", planes)
+    sweep_wide(load_clip(load_profile(TRACKED).clip), SWEEPS / "wide.json")

@@ -45,6 +45,10 @@ DRAWINGS = {
     ),
     "per_factor_scores": lambda: figures.per_factor_scores(PER_FACTOR, ceiling={"object": 0.9}),
     "change_of_basis": lambda: figures.change_of_basis(),
+    "choice_dots": lambda: figures.choice_dots(
+        {"recipe": {"score": [0.1, 0.2], "angle": [3.0]}, "L1": {"score": np.array([0.0])}}, {"score": "swap score", "angle": "degrees"},
+        bands={"score": (-0.2, 0.2)}, limits={"angle": (0, 90)}, emphasis=("recipe",),
+    ),
 }  # fmt: skip
 
 
@@ -94,6 +98,7 @@ def test_pictures_may_be_tensors_arrays_bytes_or_pil():
         (lambda: figures.training_curves({"seed 0": HISTORY}, {"loss": ["lss"]}), "'lss'; there are: loss, step, val"),
         (lambda: figures.training_curves({}, {"loss": ["loss"]}), "at least one run"),
         (lambda: figures.score_dots({}), "at least one method"),
+        (lambda: figures.choice_dots({}, {"score": "swap score"}), "at least one choice"),
         (lambda: figures.per_factor_scores({}), "at least one factor"),
         (lambda: figures.lerp_pictures([], [], [], [], {}), "at least one"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sketchae import load_vae, sweeps
+from sketchae import load_clip, load_vae, sweeps
 from sketchae.basis import random_basis
 from sketchae.errors import BadInputError, MissingFileError
 
@@ -53,12 +53,16 @@ def test_exchanging_the_blocks_turns_the_score_round(vae):
 def test_the_search_climbs_and_says_where_it_ended(vae, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "N_STARTS", 1)
     monkeypatch.setattr(sweeps, "N_STEPS", 2)
+    monkeypatch.setattr(sweeps, "N_GRADIENT_STEPS", 1)
     monkeypatch.setattr(sweeps, "N_PAIRS_OPTIMUM", 4)
     haar = sweeps.sweep_haar(vae, tmp_path / "haar.json", 2, n_pairs=4, progress=False)
     found = sweeps.sweep_optimum(vae, tmp_path / "optimum.json", haar, progress=False)
     start = int(np.argmax(haar["columns"]["judge_a"]))
-    assert found["rows"][0]["start"] == start
-    assert found["rows"][0]["judge_a"] >= haar["columns"]["judge_a"][start] - 1e-6  # the same four pairs
+    assert {(row["start"], row["how"]) for row in found["rows"]} == {(start, "random walk"), (start, "gradient")}
+    bench = sweeps.validation_bench(vae, 4, sweeps.SEARCHED)
+    walked = next(row for row in found["rows"] if row["how"] == "random walk")
+    assert walked["judge_a"] >= sweeps.plane_scores(bench, random_basis(4, 2, start))["judge_a"] - 1e-6
+    assert found["rows"][0]["judge_a"] == max(row["judge_a"] for row in found["rows"])
     basis = sweeps.optimum_basis(vae, tmp_path)
     assert np.allclose(basis.Q, found["rows"][0]["Q"], atol=1e-5)
 
@@ -73,6 +77,22 @@ def test_a_sweep_of_another_vae_is_refused(vae, tmp_path):
     assert sweeps.find_haar(vae, tmp_path / "nowhere") is None
 
 
+def test_the_search_looks_at_scenes_of_its_own():
+    searched = sweeps.validation_pairs(4, sweeps.SEARCHED)[0]
+    jitters = {int(seed) for part in sweeps.validation_pairs(sweeps.SEARCHED // 2) for seed in part.content_jitter_seed}
+    assert len(jitters) == sweeps.SEARCHED and not jitters & {int(seed) for seed in searched.content_jitter_seed}
+
+
+def test_the_same_searches_split_many_channels(tmp_path, monkeypatch):
+    small = {"WIDE_CHANNELS": 6, "N_WIDE_RANDOM": 2, "N_WIDE_PICTURES": 8, "N_STEPS": 1, "N_GRADIENT_STEPS": 1, "N_PAIRS_OPTIMUM": 8}
+    for name, value in small.items():
+        monkeypatch.setattr(sweeps, name, value)
+    found = sweeps.sweep_wide(load_clip("embedded"), tmp_path / "wide.json", progress=False)
+    names = ["random 0", "random 1", "eigenproblem", "effect objective", "labels, random walk", "labels, gradient"]
+    assert [row["split"] for row in found["rows"]] == names
+    assert sweeps.find_wide(load_clip("embedded"), tmp_path)["rows"] == found["rows"]
+
+
 def test_what_ships_was_made_for_what_ships(vae):
     haar = sweeps.find_haar(vae)
     assert haar is not None and len(haar["rows"]) == sweeps.N_PLANES
@@ -82,3 +102,4 @@ def test_what_ships_was_made_for_what_ships(vae):
     assert again["score"] == pytest.approx(stored["score"], abs=0.03)  # a machine's rounding may turn a reading or two
     assert again["counterfactual_mse"] == pytest.approx(stored["counterfactual_mse"], abs=0.02)
     assert sweeps.optimum_basis(vae).orthogonality_error < 1e-5
+    assert sweeps.find_wide(load_clip("embedded")) is not None

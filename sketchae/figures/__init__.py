@@ -5,6 +5,7 @@ page, 8-point text, Okabe-Ito colours, and a marker or line style besides colour
 """
 
 from sketchae.figures.before_after import before_after
+from sketchae.figures.choices import choice_dots
 from sketchae.figures.curves import isotropy, training_curves
 from sketchae.figures.diagram import change_of_basis
 from sketchae.figures.grids import (
@@ -19,6 +20,7 @@ from sketchae.figures.grids import (
 )
 from sketchae.figures.landscape import plane_landscape
 from sketchae.figures.leakage import leakage_heatmap
+from sketchae.figures.lerp_curves import lerp_curves
 from sketchae.figures.proxies import proxy_scatter
 from sketchae.figures.scores import per_factor_scores, score_dots
 from sketchae.figures.style import COLOURS, SEMANTIC_COLOUR, STYLE_COLOUR, render_png
@@ -31,10 +33,12 @@ __all__ = [
     "before_after",
     "change_of_basis",
     "channel_panels",
+    "choice_dots",
     "heat_grid",
     "image_grid",
     "isotropy",
     "leakage_heatmap",
+    "lerp_curves",
     "lerp_pictures",
     "lerp_strips",
     "matrix_heatmap",

@@ -4,6 +4,7 @@ from sketchae.metrics.bootstrap import bootstrap_ci, p_value
 from sketchae.metrics.distances import gradient_distance, mse, psnr, ssim
 from sketchae.metrics.evaluation import SwapBench, pair_indices
 from sketchae.metrics.latent_stats import ChannelStatistics, channel_statistics
+from sketchae.metrics.lerps import LerpCurves, lerp_curves, pair_scores, ranked_pairs
 from sketchae.metrics.swaps import (
     CounterfactualScore,
     FactorScore,
@@ -18,6 +19,7 @@ __all__ = [
     "ChannelStatistics",
     "CounterfactualScore",
     "FactorScore",
+    "LerpCurves",
     "SwapBench",
     "SwapScore",
     "bootstrap_ci",
@@ -25,10 +27,13 @@ __all__ = [
     "counterfactual_from_distances",
     "counterfactual_score",
     "gradient_distance",
+    "lerp_curves",
     "mse",
     "p_value",
     "pair_indices",
+    "pair_scores",
     "psnr",
+    "ranked_pairs",
     "score_swaps",
     "score_unswapped",
     "ssim",

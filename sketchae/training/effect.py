@@ -18,7 +18,7 @@ rotations within a block change nothing. J has local optima, so there are severa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,17 @@ from sketchae.basis.orthogonal import OrthogonalBasis
 from sketchae.errors import BadInputError
 from sketchae.metrics.bootstrap import generator
 from sketchae.progress import hide_if
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What `fit_effect` climbs: latents z (n, C, h, w), the halves of J for pairs of rows of z, and those averaged over pairs."""
+
+    z: Tensor
+
+    def __call__(self, basis: edits.Split, a: Tensor, b: Tensor) -> Float[Tensor, "pairs 2"]: ...
+
+    def value(self, basis: edits.Split, a: Tensor, b: Tensor) -> tuple[float, float]: ...
 
 
 class EffectObjective:
@@ -143,7 +154,7 @@ class EffectSplit:
 
 
 def fit_effect(
-    objective: EffectObjective,
+    objective: Objective,
     starts: Sequence[OrthogonalBasis],
     *,
     n_steps: int = 60,
@@ -181,7 +192,7 @@ def fit_effect(
 
 
 def _ascend(
-    objective: EffectObjective, start: OrthogonalBasis, n_train: int, n_steps: int, batch_size: int, lr: float, name: str, bar: tqdm
+    objective: Objective, start: OrthogonalBasis, n_train: int, n_steps: int, batch_size: int, lr: float, name: str, bar: tqdm
 ) -> tuple[OrthogonalBasis, list[float]]:
     turned = Rotated(start)
     optimizer = torch.optim.Adam(turned.parameters(), lr=lr)
