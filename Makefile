@@ -55,9 +55,10 @@ test: setup
 	$(PY) -m pytest -m notebooks || status=1; \
 	exit $$status
 
-# The stored sweeps that 05 reads (half an hour): made again only where they are missing or were made for another VAE.
+# The stored sweeps that 05 reads (hours): made again only where they are missing or were made for other backbones.
 sweeps: setup
 	$(PY) -m sketchae.sweeps
+	$(PY) -m sketchae.ablation
 
 lab: setup
 	$(PY) -m jupyterlab --notebook-dir=notebooks

@@ -43,7 +43,7 @@ from sketchae.training.penalty import train_without_data
 
 N_SEEDS, N_PAIRS, N_FIT_PICTURES, N_EFFECT_STEPS = 5, 128, 256, 50
 FACTS = ("from_start_deg", "orthogonality_error", "val_semantic", "val_style", "from_penalty_deg", "from_recipe_deg")
-SECOND = {"vae_steps": 1400, "seed": 1}  # half the steps of the VAE that ships, so that the whole stays within two hours
+SECOND = {"vae_steps": 1000, "seed": 1}  # fewer steps than the VAE that ships took, so that all of it stays within two hours
 DEPENDENCE = 0.9
 RECIPE, EIGENPROBLEM, EFFECT = "the recipe", "eigenproblem", "effect objective"
 
@@ -72,15 +72,12 @@ CHOICES = (
     Choice(RECIPE, n_seeds=10),
     Choice("polar factor, not QR", finish="polar", n_seeds=10),
     Choice("learning rate 1e-3", changes={"lr": 1e-3}),
-    Choice("exactly orthogonal W", changes={"parametrization": "orthogonal"}),
     Choice("exactly orthogonal W, learning rate 1e-3", changes={"parametrization": "orthogonal", "lr": 1e-3}),
     Choice("L1, not MSE", changes={"loss": "l1"}),
     Choice("L1, penalty summed (the author's code)", changes={"loss": "l1", "orthogonality_reduction": "sum"}),
     Choice("penalty times 0.1", changes={"orthogonality_weight": 0.1}),
-    Choice("penalty times 10", changes={"orthogonality_weight": 10.0}),
     Choice("embedders of one block", changes={"n_blocks": 1}),
     Choice("a third of the steps", changes={"n_steps": 3000}),
-    Choice("1,024 pictures", data="1,024 pictures"),
     Choice("first half of the pictures", data="first half"),
     Choice("second half of the pictures", data="second half"),
     Choice("style words in captions", data="style words"),
@@ -88,13 +85,10 @@ CHOICES = (
     Choice(EIGENPROBLEM, "augmentation", n_seeds=2),
     Choice(f"{EIGENPROBLEM}, dependent factors", "augmentation", "dependent", n_seeds=2),
     Choice(EFFECT, "effect", n_seeds=3),
-    Choice(f"{EFFECT}, style words in captions", "effect", "style words", n_seeds=3),
     Choice(f"{EFFECT}, dependent factors", "effect", "dependent", n_seeds=3),
     Choice("another CLIP", data="another CLIP"),
-    Choice("another VAE", data="another VAE"),
     Choice("another VAE and CLIP", data="another VAE and CLIP"),
     Choice(f"{EIGENPROBLEM}, another VAE", "augmentation", "another VAE", n_seeds=2),
-    Choice(f"{EFFECT}, another CLIP", "effect", "another CLIP", n_seeds=3),
     Choice(f"{EFFECT}, another VAE and CLIP", "effect", "another VAE and CLIP", n_seeds=3),
 )
 
@@ -109,7 +103,7 @@ class Data:
     """The tables of latents that choices ask for, made when they are first asked for, under `work_dir`."""
 
     TABLES = (
-        *("as it is", "1,024 pictures", "first half", "second half", "style words", "dependent"),
+        *("as it is", "first half", "second half", "style words", "dependent"),
         *("another CLIP", "another VAE", "another VAE and CLIP"),
     )
 
@@ -149,7 +143,7 @@ class Data:
         if data == "another VAE":
             return tuple(_combine(table, open_latents(self.profile.latents_dir, table.split)) for table in (train, val))
         half = len(train) // 2
-        parts = {"1,024 pictures": range(1024), "first half": range(half), "second half": range(half, len(train))}
+        parts = {"first half": range(half), "second half": range(half, len(train))}
         return (_combine(train, train, parts[data]), val) if data in parts else (train, val)
 
     def folder(self, data: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sketchae
 from sketchae.errors import MissingFileError, SketchaeError
+from sketchae.profile_arguments import add_parameter
 from sketchae.profiles import TRACKED
 
 
@@ -32,14 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run-all", help="execute the notebooks in order", allow_abbrev=False)
     run.add_argument("--profile", default="scenes", help="a name, or a TOML file of your own (default: scenes)")
     run.add_argument("--skip-finished", action="store_true", help="leave out notebooks whose last run still holds")
-    run.add_argument(
-        *("-p", "--parameter"),
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set a notebook parameter, e.g. -p TEST_SEED 7 (repeatable); such a run works in build/overrides/",
-    )
+    add_parameter(run, "set a notebook parameter, e.g. -p TEST_SEED 7 (repeatable); such a run works in build/overrides/")
     run.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="only these, e.g. --notebooks 02 03")
     run.set_defaults(command=_run_all)
 

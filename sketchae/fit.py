@@ -9,122 +9,30 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sketchae import __version__, edits
 from sketchae.atomic import TEMPORARY_MARK
 from sketchae.backbones import LatentCodec, load_clip, load_vae
 from sketchae.basis import OrthogonalBasis, random_basis
-from sketchae.basis.augmentation import DEFAULT_CONTENT, DEFAULT_STYLE, MIN_PICTURES, augmentation_split
+from sketchae.basis.augmentation import DEFAULT_CONTENT, DEFAULT_STYLE, augmentation_split
 from sketchae.basis.planes import check_n_semantic
-from sketchae.errors import BadInputError, MissingFileError
+from sketchae.data import read_picture
+from sketchae.data.picture_folder import BATCH_SIZE, PictureFolder, read_captions
+from sketchae.errors import BadInputError
 from sketchae.figures.before_after import before_after
 from sketchae.figures.style import render_png
-from sketchae.images import center_crop, open_image, to_tensor
-from sketchae.progress import hide_if
 from sketchae.training.effect import EffectObjective, fit_effect
 
 RECORD, PICTURE = "fit.json", "before_after.png"
 N_PAIRS = 4  # rows of before_after.png
 MIN_CAPTIONED = 8
-_BATCH = 8
-
-
-@dataclass
-class PictureFolder:
-    """The pictures of a folder and of the folders in it, in the order of their paths, as middle squares of `size` pixels.
-
-    Not looked at are files whose ending is no picture's, hidden ones, and those that `only` does not name. While the
-    pictures are read, `used` and `skipped` fill up: paths relative to the folder, and the reason why a picture was left
-    out (unreadable, or smaller than `size`, so that it would have to be enlarged). Only one batch is held in memory.
-
-    Raises:
-        MissingFileError: no such folder. BadInputError: no picture in it, or a limit below two.
-    """
-
-    folder: Path
-    size: int
-    limit: int = 100
-    only: Collection[str] | None = None
-    used: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
-        if not self.folder.is_dir():
-            raise MissingFileError(f"There is no folder {self.folder}: give one that holds pictures.")
-        if self.limit < MIN_PICTURES:
-            raise BadInputError(f"A limit of {self.limit} pictures is too low: at least {MIN_PICTURES} are needed.")
-        endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        found = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        self.paths = sorted(
-            path.as_posix()
-            for path in found
-            if path.suffix.lower() in endings and not any(part.startswith(".") for part in path.parts)
-        )
-        if self.paths and self.only is not None:
-            self.paths = [path for path in self.paths if path in self.only]
-            if not self.paths:
-                raise BadInputError(f"No picture in {self.folder} has captions: file_name must be a path relative to that folder.")
-        if not self.paths:
-            raise BadInputError(
-                f"{self.folder} holds no pictures: give a folder with JPEG, PNG or other picture files."
-            )
-
-    def batches(self, progress: bool = True) -> Iterator[Float[Tensor, "batch 3 size size"]]:
-        """Read up to `limit` pictures.
-
-        Raises:
-            BadInputError: at the end, if fewer than two could be used.
-        """
-        self.used.clear()
-        self.skipped.clear()
-        total = min(self.limit, len(self.paths))
-        largest = 0  # short side of the largest picture that is too small
-        batch: list[Tensor] = []
-        with tqdm(total=total, unit="picture", desc="pictures", **hide_if(not progress)) as bar:
-            for name in self.paths:
-                try:
-                    picture = open_image(self.folder / name, name)
-                except BadInputError as error:
-                    self.skipped[name] = str(error)
-                    continue
-                if min(picture.size) < self.size:
-                    largest = max(largest, min(picture.size))
-                    self.skipped[name] = (
-                        f"{name} has {picture.size[0]} x {picture.size[1]} pixels, less than {self.size}."
-                    )
-                    continue
-                batch.append(to_tensor(center_crop(picture, self.size)))
-                self.used.append(name)
-                full = len(self.used) == self.limit
-                if len(batch) == _BATCH or full:
-                    yield torch.stack(batch)
-                    bar.update(len(batch))
-                    batch = []
-                if full:
-                    break
-            if batch:
-                yield torch.stack(batch)
-                bar.update(len(batch))
-        if len(self.used) < MIN_PICTURES:
-            raise BadInputError(self._too_few(largest))
-
-    def _too_few(self, largest: int) -> str:
-        usable = f"Of the {len(self.paths)} pictures in {self.folder}, {len(self.used)} can be used, and {MIN_PICTURES} are needed"
-        if largest:
-            return f"{usable}: add pictures of at least {self.size} pixels, or lower --image-size (the largest left out has {largest})."
-        reason = next(iter(self.skipped.values()), None)
-        return f"{usable}: add more{f'; the first left out: {reason}' if reason else '.'}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +68,7 @@ def by_augmentation(
 ) -> tuple[OrthogonalBasis, dict[str, Any]]:
     """The lowest eigenvectors of S - C (`sketchae.basis.augmentation`); needs pictures only."""
     split = augmentation_split(
-        codec, images, style=style, content=content, n_repeats=n_repeats, name=name, batch_size=_BATCH
+        codec, images, style=style, content=content, n_repeats=n_repeats, name=name, batch_size=BATCH_SIZE
     )
     basis = split.basis(n_semantic)
     return basis, {
@@ -199,10 +107,10 @@ def by_effect(
             f"{len(pictures)} pictures have captions, and the effect objective needs {MIN_CAPTIONED}: caption more, "
             "or use --method augmentation, which needs none."
         )
-    start, found = by_augmentation(codec, pictures.split(_BATCH), n_semantic)
+    start, found = by_augmentation(codec, pictures.split(BATCH_SIZE), n_semantic)
     with torch.no_grad():
-        z = torch.cat([codec.encode(part).cpu() for part in pictures.split(_BATCH)])
-        clip_img = torch.cat([clip.embed_images(part).cpu() for part in pictures.split(_BATCH)])
+        z = torch.cat([codec.encode(part).cpu() for part in pictures.split(BATCH_SIZE)])
+        clip_img = torch.cat([clip.embed_images(part).cpu() for part in pictures.split(BATCH_SIZE)])
         single = [clip.embed_texts(list(of_picture)).cpu() for of_picture in texts]
     clip_txt = torch.stack([embeds.mean(0) for embeds in single])
     objective = EffectObjective(codec, clip, z, clip_img, clip_txt, torch.cat(single))
@@ -321,31 +229,6 @@ def fit(
     return Fit(folder, basis, record, time.perf_counter() - start)
 
 
-def read_captions(file: str | os.PathLike) -> dict[str, list[str]]:
-    """Captions by file name, from a metadata.jsonl: a line a picture, `{"file_name": …, "captions": … or [ … ]}`.
-
-    Empty captions are left out, and so are pictures that have no other.
-
-    Raises:
-        MissingFileError: no such file. BadInputError: a line that is no such object; the message gives its number.
-    """
-    file, found = Path(file), {}
-    if not file.is_file():
-        raise MissingFileError(f"There is no file {file}: give a metadata.jsonl with file_name and captions.")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name, captions = row["file_name"], row["captions"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BadInputError(f"Line {number} of {file} is no object with file_name and captions: correct it there.") from error
-        texts = [text.strip() for text in ([captions] if isinstance(captions, str) else captions or []) if text.strip()]
-        if texts:
-            found[str(name)] = texts
-    return found
-
-
 def summary(result: Fit) -> str:
     """What was found, where it is, and how to use it in Python: for the terminal."""
     record, folder = result.record, str(result.folder)
@@ -405,11 +288,10 @@ def _pairs(names: Sequence[str]) -> list[list[str]]:
 @torch.no_grad()
 def _show(codec: LatentCodec, basis: OrthogonalBasis, pictures: PictureFolder, pairs: list[list[str]]) -> Any:
     """before_after.png: the swaps of the pairs by this basis, and by a random one of the same k."""
-    read = lambda name: to_tensor(center_crop(open_image(pictures.folder / name), pictures.size))[None]  # noqa: E731
     columns: list[list[Tensor]] = [[] for _ in range(6)]
     null = random_basis(basis.channels, basis.n_semantic)
     for names in pairs:
-        a, b = (read(name) for name in names)
+        a, b = (read_picture(pictures.folder / name, pictures.size)[None] for name in names)
         z_a, z_b = codec.encode(a), codec.encode(b)
         swaps = [edits.swap(q, *pair) for q in (basis, null) for pair in ((z_a, z_b), (z_b, z_a))]
         for column, image in zip(columns, [a, b, *(codec.decode(z) for z in swaps)], strict=True):

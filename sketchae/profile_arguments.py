@@ -1,11 +1,12 @@
-"""What the terminal commands for one step share: `--profile`, `-p NAME VALUE`, `--out`, `--quiet`, and how they end."""
+"""What the terminal commands for one step share: `--profile`, `-p NAME VALUE`, `--out`, `--quiet`, and how they end.
+
+(`sketchae run-all` has the same `-p NAME VALUE`.)
+"""
 
 import argparse
 import ast
 import sys
 from collections.abc import Callable, Sequence
-
-from accelerate import PartialState
 
 from sketchae.errors import SketchaeError
 from sketchae.profiles import Profile, load_profile
@@ -17,15 +18,15 @@ def profile_parser(step: str, description: str | None, *, out: str, example: str
     parser.add_argument("--profile", default="scenes", help="a name, or a TOML file of your own (default: scenes)")
     parser.add_argument("--out", metavar="FOLDER", help=f"where to write (default: the profile's {out})")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument(
-        *("-p", "--parameter"),
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help=f"set a field of the profile, e.g. -p {example} 1000 (repeatable)",
-    )
+    add_parameter(parser, f"set a field of the profile, e.g. -p {example} 1000 (repeatable)")
     return parser
+
+
+def add_parameter(parser: argparse.ArgumentParser, help: str) -> None:
+    """Declare `-p NAME VALUE`, any number of times: `parameter` becomes the list of [name, value], both as texts."""
+    parser.add_argument(
+        *("-p", "--parameter"), nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=help
+    )
 
 
 def run_step(
@@ -38,6 +39,8 @@ def run_step(
 
     Returns the exit status: 0 done, 1 refused with a sentence, 130 interrupted (then `if_interrupted` is said).
     """
+    from accelerate import PartialState  # here, because it loads torch
+
     parsed = parser.parse_args(arguments)
     name = parser.prog.removeprefix("python -m ")
     try:

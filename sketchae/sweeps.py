@@ -41,6 +41,7 @@ N_PLANES = 1000
 N_PAIRS = 64
 KEYS = ("score", "semantic", "style", "neither", "counterfactual_mse", "counterfactual_ssim")
 N_STARTS, N_STEPS, N_PAIRS_OPTIMUM, N_GRADIENT_STEPS = 3, 30, 128, 60
+LABEL_TAU, LABEL_LR = 5.0, 0.1  # wide enough for the judge's margins, which are 8 to 18; chosen in a trial
 SEARCHED = 1024  # the first validation scene that the searches with labels use; all others stay before it
 WIDE_CHANNELS, N_WIDE_RANDOM, N_WIDE_PICTURES = 32, 20, 256
 SWEEPS = ASSETS / "sweeps"
@@ -108,7 +109,8 @@ def label_trained(vae: Any, bench: SwapBench, start: OrthogonalBasis, name: str,
     """A basis trained on the factors themselves, through the decoder and judge a, on all scenes of `bench` (`training.labelled`)."""
     z = torch.cat([bench.z_a, bench.z_b])
     factors = {factor: np.concatenate([bench.factors_a[factor], bench.factors_b[factor]]) for factor in bench.kinds}
-    return fit_labelled(vae, load_judge("a"), z, factors, [start], n_steps=N_GRADIENT_STEPS, name=name, progress=progress).basis
+    options = {"tau": LABEL_TAU, "lr": LABEL_LR, "n_steps": N_GRADIENT_STEPS, "name": name, "progress": progress}
+    return fit_labelled(vae, load_judge("a"), z, factors, [start], **options).basis
 
 
 def sweep_wide(clip: Any, file: Path, progress: bool = True) -> dict[str, Any]:
@@ -132,7 +134,8 @@ def sweep_wide(clip: Any, file: Path, progress: bool = True) -> dict[str, Any]:
 
 
 def _wide_about(clip: Any) -> dict[str, Any]:
-    climb = {"n_steps": N_STEPS, "n_gradient_steps": N_GRADIENT_STEPS, "n_pairs": N_PAIRS_OPTIMUM, "searched": SEARCHED}
+    climb = {"n_steps": N_STEPS, "n_gradient_steps": N_GRADIENT_STEPS, "tau": LABEL_TAU, "lr": LABEL_LR}
+    climb |= {"n_pairs": N_PAIRS_OPTIMUM, "searched": SEARCHED}
     return {"clip_id": clip.id, "scenes_version": SCENES_VERSION, "channels": WIDE_CHANNELS, "n_pictures": N_WIDE_PICTURES, **climb}
 
 
@@ -151,7 +154,7 @@ def optimum_basis(vae: Any, folder: Path | None = None) -> OrthogonalBasis:
 
 def _optimum_about(vae: Any) -> dict[str, Any]:
     climb = {"n_planes": N_PLANES, "n_starts": N_STARTS, "n_steps": N_STEPS, "n_gradient_steps": N_GRADIENT_STEPS}
-    climb |= {"n_pairs": N_PAIRS_OPTIMUM, "searched": SEARCHED}
+    climb |= {"tau": LABEL_TAU, "lr": LABEL_LR, "n_pairs": N_PAIRS_OPTIMUM, "searched": SEARCHED}
     return {"vae_id": vae.id, "scenes_version": SCENES_VERSION, "n_semantic": 2, **climb}
 
 

@@ -32,8 +32,8 @@ def world(tmp_path_factory):
 
 def test_every_kind_of_choice_runs_and_an_interrupted_sweep_goes_on(world, monkeypatch):
     profile, work = world
-    wanted = ("the recipe", "polar factor, not QR", "exactly orthogonal W", "first half of the pictures", "style words in captions")
-    wanted += ("eigenproblem, dependent factors", "effect objective", "another CLIP", "another VAE")
+    wanted = ("the recipe", "polar factor, not QR", "exactly orthogonal W, learning rate 1e-3", "first half of the pictures")
+    wanted += ("style words in captions", "eigenproblem, dependent factors", "effect objective", "another CLIP", "eigenproblem, another VAE")
     choices = [replace(c, n_seeds=2) for c in CHOICES if c.name in wanted]
     assert len(choices) == len(wanted)
     monkeypatch.setattr(ablation, "CHOICES", choices)
@@ -47,7 +47,7 @@ def test_every_kind_of_choice_runs_and_an_interrupted_sweep_goes_on(world, monke
     recipe, same = found.column("the recipe", "Q"), found.column("another CLIP", "Q")
     assert found.column("the recipe", "from_recipe_deg") == pytest.approx([0, 0], abs=0.1)
     assert np.allclose(recipe, same, atol=1e-4)  # the second backbones are the first here
-    assert found.column("exactly orthogonal W", "from_penalty_deg").tolist() == [None, None]
+    assert found.column("exactly orthogonal W, learning rate 1e-3", "from_penalty_deg").tolist() == [None, None]
     assert found.between("the recipe", "another CLIP") == pytest.approx([0, 0], abs=0.1)
     assert found.factor_correlation("the recipe", "another CLIP") == pytest.approx(1)
     for q in found.column("effect objective", "Q"):

@@ -15,9 +15,10 @@ from sketchae import OrthogonalBasis, load_vae
 from sketchae.basis import augmentation_split
 from sketchae.cli import main
 from sketchae.data import read_picture
+from sketchae.data.picture_folder import PictureFolder
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.figures import before_after
-from sketchae.fit import PICTURE, RECORD, PictureFolder, fit, fit_basis, summary
+from sketchae.fit import PICTURE, RECORD, fit, fit_basis, summary
 from sketchae.images import to_pil
 from sketchae.scenes import captions as scene_captions
 from sketchae.scenes import render, split_scenes

@@ -7,7 +7,7 @@ from toys import ToySplit
 
 from sketchae import figures
 from sketchae.errors import BadInputError
-from sketchae.metrics import probes
+from sketchae.metrics import probe_models, probes
 from sketchae.metrics.bootstrap import generator
 from sketchae.metrics.probes import leakage, read_factors
 
@@ -111,7 +111,7 @@ def test_more_features_than_rows_gives_the_same_ridge():
             random.standard_normal((n, 2)),
             random.standard_normal((5, d)),
         )
-        path = probes._ridge_path(x, y, new, np.array([0.1, 2.0]))
+        path = probe_models._ridge_path(x, y, new, np.array([0.1, 2.0]))
         standard, standard_new = (x - x.mean(0)) / x.std(0), (new - x.mean(0)) / x.std(0)
         for strength, predicted in zip([0.1, 2.0], path, strict=True):
             normal = standard.T @ standard + strength * n * np.eye(d)

@@ -138,7 +138,7 @@ class EffectSplit:
     """What `fit_effect` found.
 
     Attributes:
-        basis: the best start's end.
+        basis: the best start's end, or that start itself where the end is no better.
         objective: J of every start's end on the held-out pairs; `before`: of the starts themselves.
         ends: the basis at every start's end.
         chosen: which start.
@@ -166,7 +166,8 @@ def fit_effect(
 ) -> EffectSplit:
     """Gradient ascent (Adam, cosine decay) on J from every start, and the best end by J on `n_choice` pairs that no step sees.
 
-    The last quarter of the pictures is kept for the choice. Draws depend on `name` and the start's number only.
+    The last quarter of the pictures is kept for the choice. Draws depend on `name` and the start's number only. `lr` is for the four angles of
+    Gr(2, 4), in radians a step; where A has more entries each takes a smaller step, so that the plane's is as long.
 
     Raises:
         BadInputError: no start.
@@ -188,14 +189,15 @@ def fit_effect(
             log.append(curve)
     values = [sum(objective.value(end, rows, others)) - 1 for end in ends]
     chosen = max(range(len(ends)), key=values.__getitem__)
-    return EffectSplit(ends[chosen], values, before, ends, chosen, log)
+    basis = ends[chosen] if values[chosen] >= before[chosen] else starts[chosen]
+    return EffectSplit(basis, values, before, ends, chosen, log)
 
 
 def _ascend(
     objective: Objective, start: OrthogonalBasis, n_train: int, n_steps: int, batch_size: int, lr: float, name: str, bar: tqdm
 ) -> tuple[OrthogonalBasis, list[float]]:
     turned = Rotated(start)
-    optimizer = torch.optim.Adam(turned.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(turned.parameters(), lr=2 * lr / turned.A.numel() ** 0.5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     random, curve = generator(name), []
     for _ in range(n_steps):
