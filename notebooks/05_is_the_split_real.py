@@ -161,6 +161,7 @@ if bench:
     lerps = {name: lerp_curves(bench, basis, n_pairs=n_lerps) for name, basis in shown.items() if name != rivals.AUGMENTATION}
     for name, curves in lerps.items():
         print(f"{name:30} selectivity {curves.selectivity:+.2f} [{curves.selectivity_ci95[0]:+.2f}, {curves.selectivity_ci95[1]:+.2f}]")
+    record.value("lerps", {evidence.key(name): curves.values() for name, curves in lerps.items()})
     alt = "Share of differing factors that show b while one block moves from a to b: the moved block's own, and the other's."
     display(record.figure(figures.lerp_curves(lerps), "lerps", alt=alt))
 
@@ -202,8 +203,8 @@ if bench and haar:
 # %%
 wide = sweeps.find_wide(clip) if bench else None
 if wide:
-    for line in evidence.wide_table(wide["rows"]):
-        print(line)
+    print(*evidence.wide_table(wide["rows"]), sep="\n")
+    record.value("wide", evidence.wide_values(wide["rows"]))
 
 # %% [markdown]
 # ## Is it always the same plane?
@@ -229,6 +230,7 @@ print(f"eigenproblem, two halves of the pictures: {halves:.0f}°")
 ablated = ablation.find_ablation(vae, clip, profile)
 if ablated:
     print(ablated)
+    record.value("ablation", ablated.values())
     for one, other in ablation.SAME_BUT_BACKBONES:
         print(f"correlation over factors of what they move, {one} / {other}: {ablated.factor_correlation(one, other):+.2f}")
 
@@ -302,7 +304,7 @@ print(proxies)
 #
 # The numbers say how splits of *this* VAE's channels act on Scenes. They do not say that a larger VAE, with more channels, splits no better;
 # `sketchae fit` lets you try yours. The optimum is the best plane that a search found, not a proof that there is none above it. The
-# search and the null use validation scenes; the scores above them were taken on test scenes.
+# search, the null and the stored rows use validation scenes; the scores above them were taken on test scenes.
 
 # %% tags=["checks"]
 record.value("n_pictures", len(images))
@@ -316,7 +318,6 @@ if bench:
     for name, matrix in {**read, "convolutional": convolutional}.items():
         record.value(f"leakage.{evidence.key(name)}", evidence.leakage_means(matrix))
     record.value("removed", removed.values())
-    record.value("lerps", {evidence.key(name): curves.values() for name, curves in lerps.items()})
     record.value("disentanglement", {evidence.key(name): row for name, row in tables.items()})
     assert scores["a unchanged"]["semantic"] > 0.5 and scores["a unchanged"]["style"] < -0.5
     assert max(abs(value) for value in read[rivals.RECIPE].score[:, -1]) < 0.3  # a shuffled block tells nothing
@@ -327,10 +328,6 @@ if bench and haar:
     record.value("standing", {evidence.key(name): {"swap_score": rows[name][0], **s} for name, s in stands.items()})
     record.value("loss_agreement", knows["spearman"])
     record.value("proxy_agreement", {name: a["spearman"] for name, a in agreement.items()})
-if ablated:
-    record.value("ablation", ablated.values())
-if wide:
-    record.value("wide", evidence.wide_values(wide["rows"]))
 if PROFILE == "scenes" and not profile.overridden:
     # Swapping the two blocks' roles turns the score round, so that chance is 0; and the search found something.
     assert abs(null.mean()) < 0.05 and rows[rivals.OPTIMUM][0] > np.quantile(null, 0.99)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sketchae import evidence, load_vae, rivals
+from sketchae import evidence, load_vae, rivals, sweeps
 from sketchae.basis import random_basis
 from sketchae.errors import BadInputError
 from sketchae.figures import plane_landscape, render_png
@@ -80,3 +80,23 @@ def test_tensors_stay_as_they_are(world):
     before = z.clone()
     evidence.half_angle(vae, render(split_scenes("val", 8)).images, 2)
     assert torch.equal(z, before)
+
+
+def test_pictures_of_single_pairs(world):
+    vae, _, _ = world
+    bench = sweeps.validation_bench(vae, 6)
+    found = evidence.pair_pictures(bench, {"a split": random_basis()}, {"best": 4, "worst": 1})
+    assert found.labels == ["content of", "style of", "a\nsplit", "a perfect swap"]
+    assert all(len(row) == 2 for row in found.rows)
+    assert torch.allclose(found.rows[0][0], vae.decode(bench.z_a[4:5])[0], atol=1e-4)
+    assert torch.allclose(found.rows[-1][1], bench.counterfactual_images[1].float())
+
+
+def test_many_channels_as_values_and_as_text():
+    row = dict.fromkeys(evidence.METRICS, 0.25) | {"ceiling": 0.9}
+    rows = [row | {"split": f"random {seed}", "score": score} for seed, score in enumerate((-0.1, 0.1))] + [row | {"split": "labels, gradient"}]
+    values = evidence.wide_values(rows)
+    assert values["random"] == {"n": 2, "mean": pytest.approx(0), "sd": pytest.approx(0.1), "max": pytest.approx(0.1)}
+    assert values["labels_gradient"]["score"] == 0.25 and values["ceiling"] == 0.9
+    text = evidence.wide_table(rows)
+    assert len(text) == 3 and "at most +0.10 of 2" in text[0] and text[-1].endswith("+0.90")
