@@ -1,5 +1,6 @@
 """Many ways to make a split, several seeds each: where every single seed ended."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def choice_dots(
                 ax.plot([dots.mean()] * 2, [row - 0.32, row + 0.32], color=colour, linewidth=1.4)
         if limits and measure in limits:
             ax.set_xlim(*limits[measure])
-        ax.set_title(title)
+        ax.set_title(textwrap.fill(title, 24))
         ax.grid(axis="both", color="#E5E5E5", linewidth=0.5)
         ax.set_axisbelow(True)
     axes[0].set_yticks(range(len(values)), list(values))
