@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from sketchae.atomic import atomic_path
 from sketchae.backbone_training.ship import BackboneBudget, train_backbones
 from sketchae.backbones import load_clip, load_vae
 from sketchae.basis import OrthogonalBasis, finalize, plane_angle
@@ -168,7 +169,8 @@ class Data:
             texts = [c for row in captions(split_scenes(table.split, len(table)), "both", n) for c in row]
             parts = [clip.embed_texts(texts[i : i + 256]).cpu() for i in tqdm(range(0, len(texts), 256), desc=f"captions of {table.split}")]
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, torch.cat(parts).half().numpy())
+            with atomic_path(file) as path, path.open("wb") as stream:
+                np.save(stream, torch.cat(parts).half().numpy())
         z, clip_img, _ = _rows(table, range(len(table)))
         return TensorLatents(z, clip_img, torch.from_numpy(np.load(file)).unflatten(0, (-1, n)))
 

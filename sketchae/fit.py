@@ -122,7 +122,7 @@ def by_effect(
         "effect_name": name,
         "objective_before": ascent.before[0],
         "objective_after": ascent.objective[0],
-        "n_content_directions": objective.n_content,
+        "n_content_directions": objective.targets.n_content,
     }
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from toys import gradient_is_right
 
 from sketchae.basis import OrthogonalBasis, plane_angle, random_basis
 from sketchae.errors import BadInputError
@@ -44,9 +45,9 @@ def planted(n: int = 64, channels: int = 4) -> tuple[EffectObjective, PlantedCod
 
 def test_what_captions_span_is_projected_out():
     objective, _ = planted()
-    assert objective.n_content <= 2  # two content channels
-    style = objective.style(torch.eye(DIM))
-    assert (style @ objective.content_directions.T).abs().max() < 1e-5
+    assert objective.targets.n_content <= 2  # two content channels
+    style = objective.targets.style(torch.eye(DIM))
+    assert (style @ objective.targets.content_directions.T).abs().max() < 1e-5
     assert torch.allclose(style.norm(dim=-1), torch.ones(DIM))
 
 
@@ -58,7 +59,7 @@ def test_the_planted_split_wins_both_halves_and_the_trivial_answers_one_each():
 
     def trivial(which):
         embeds = objective.clip.embed_images(codec.decode(objective.z[which]))
-        return objective.judge_embeds(embeds, a, b).mean(0)
+        return objective.targets.halves(embeds, a, b).mean(0)
 
     only_a, only_b = trivial(a), trivial(b)
     assert only_a[0] > 0.6 > 0.4 > only_a[1] and only_b[1] > 0.6 > 0.4 > only_b[0]
@@ -85,25 +86,14 @@ def test_rotated_is_orthogonal_and_starts_at_the_start():
 
 def test_the_gradient_agrees_with_finite_differences():
     objective, _ = planted(16)
-    objective.z, objective.texts, objective.styles = objective.z.double(), objective.texts.double(), objective.styles.double()
-    objective.mean, objective.content_directions = objective.mean.double(), objective.content_directions.double()
+    objective.z, targets = objective.z.double(), objective.targets
+    for name in ("texts", "styles", "mean", "content_directions"):
+        setattr(targets, name, getattr(targets, name).double())
     objective.clip.maps = objective.clip.maps.double()
     turned = Rotated(random_basis(4, 2, 5)).double()
     a, b = torch.arange(0, 8), torch.arange(8, 16)
 
-    def value(entries):
-        return torch.func.functional_call(_Value(turned, objective, a, b), {"turned.A": entries})
-
-    assert torch.autograd.gradcheck(value, (turned.A.detach().clone().requires_grad_(),))
-
-
-class _Value(torch.nn.Module):
-    def __init__(self, turned, objective, a, b):
-        super().__init__()
-        self.turned, self.objective, self.a, self.b = turned, objective, a, b
-
-    def forward(self):
-        return self.objective(self.turned, self.a, self.b).sum()
+    assert gradient_is_right(objective, turned, a, b)
 
 
 @pytest.mark.parametrize("channels", [4, 8])
@@ -122,7 +112,7 @@ def test_it_finds_the_planted_plane_and_keeps_the_best_start(channels):
 def test_bad_input_is_told():
     objective, codec = planted()
     with pytest.raises(BadInputError, match="one of each"):
-        EffectObjective(codec, objective.clip, objective.z, objective.texts[:3], objective.texts)
+        EffectObjective(codec, objective.clip, objective.z, objective.targets.texts[:3], objective.targets.texts)
     with pytest.raises(BadInputError, match="start"):
         fit_effect(objective, [])
 
@@ -133,4 +123,4 @@ def test_the_share_of_content_directions_counts():
     images = objective.clip.embed_images(codec.decode(objective.z))
     few = EffectObjective(codec, objective.clip, objective.z, images, texts, content_share=0.2)
     many = EffectObjective(codec, objective.clip, objective.z, images, texts, content_share=0.9)
-    assert 1 <= few.n_content < many.n_content <= DIM
+    assert 1 <= few.targets.n_content < many.targets.n_content <= DIM

@@ -60,3 +60,21 @@ def toy_images(shape: np.ndarray, colour: np.ndarray) -> Tensor:
     images = torch.zeros(len(values), 3, SIZE, SIZE)
     images[:, :2, :, : SIZE // 2] = values[:, :, None, None]
     return images
+
+
+class _Value(torch.nn.Module):
+    def __init__(self, turned, objective, a: Tensor, b: Tensor):
+        super().__init__()
+        self.turned, self.objective, self.a, self.b = turned, objective, a, b
+
+    def forward(self) -> Tensor:
+        return self.objective(self.turned, self.a, self.b).sum()
+
+
+def gradient_is_right(objective, turned: torch.nn.Module, a: Tensor, b: Tensor) -> bool:
+    """Whether the objective's gradient with respect to the angles of a `Rotated` agrees with finite differences (all in float64)."""
+
+    def value(entries: Tensor) -> Tensor:
+        return torch.func.functional_call(_Value(turned, objective, a, b), {"turned.A": entries})
+
+    return torch.autograd.gradcheck(value, (turned.A.detach().clone().requires_grad_(),))

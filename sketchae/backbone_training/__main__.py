@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from sketchae.backbone_training.ship import NETWORKS, install_backbones, train_backbones
+from sketchae.backbone_training.ship import NETWORKS, SKETCH_NETWORKS, install_backbones, train_backbones
 from sketchae.profiles import find_root
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--folder", type=Path, default=None, help="where trainings live (default: build/backbones)")
-parser.add_argument("--only", nargs="+", default=list(NETWORKS), help="networks to train")
+parser.add_argument("--only", nargs="+", default=list(NETWORKS), help=f"of {', '.join(NETWORKS + SKETCH_NETWORKS)}; default: the first four")
 parser.add_argument("--clip-from", type=Path, default=None, help="carry on from this CLIP (e.g. sketchae/assets/clip): second stage only")
 parser.add_argument("--seed", type=int, default=0, help="another start and order (use a --folder of its own)")
 parser.add_argument("--install", action="store_true", help="copy the finished networks into the package")

@@ -1,4 +1,4 @@
-"""Train all four networks of the embedded world, and put them where the package finds them.
+"""Train the networks of the embedded world, and put them where the package finds them.
 
 `python -m sketchae.backbone_training` trains (resuming what was begun) and `--install` copies the result to
 `sketchae/assets`. One network at a time: `--only vae`.
@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -17,12 +18,27 @@ from sketchae.backbone_training.clip import MINIMAL_FACTOR, train_clip
 from sketchae.backbone_training.judges import train_judge
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
+from sketchae.backbone_training.sketch import (
+    N_SEMANTIC,
+    RECONSTRUCTION_ONLY,
+    SketchVAE,
+    SketchWeights,
+    deepened,
+    sketch_targets,
+    train_sketch,
+)
 from sketchae.backbone_training.vae import train_vae
+from sketchae.backbones import load_clip, load_vae
+from sketchae.backbones.adapter import LatentAdapter
+from sketchae.basis.augmentation import augmentation_split
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.scenes import SCENES_VERSION
 from sketchae.scenes.judges import ASSETS
+from sketchae.training.effect import Rotated
 
 NETWORKS = ("judge_a", "judge_b", "vae", "clip")
+SKETCH_NETWORKS = ("sketch", "sketch_twin", "sketch_adapter")
+"""Made from the finished VAE and CLIP: the sketch autoencoder, the same VAE trained as long for reconstruction only, and the adapter."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,9 @@ class BackboneBudget:
     n_backbone_scenes: int = 48_000
     n_minimal_scenes: int = 12_000
     n_judge_scenes: int = 24_000
+    sketch_steps: int = 1200
+    sketch_adapter_steps: int = 600
+    n_sketch_scenes: int = 16_384
 
 
 def train_backbones(
@@ -48,12 +67,12 @@ def train_backbones(
     that of what ships gives another start and another order of the same scenes: an independently trained network.
 
     Raises:
-        BadInputError: for a name that is not in `NETWORKS`.
+        BadInputError: for a name that is neither in `NETWORKS` nor in `SKETCH_NETWORKS`.
     """
     folder = Path(folder)
     for name in only:
-        if name not in NETWORKS:
-            raise BadInputError(f"There is no network '{name}' to train; choose from {', '.join(NETWORKS)}.")
+        if name not in NETWORKS + SKETCH_NETWORKS:
+            raise BadInputError(f"There is no network '{name}' to train; choose from {', '.join(NETWORKS + SKETCH_NETWORKS)}.")
         if not (folder / name / "provenance.json").exists():
             _train_one(name, folder, budget, clip_start, seed)
     return folder
@@ -75,6 +94,10 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         model, processor, record = train_clip(pool, minimal_pool, training, config, hard_config, start=clip_start)
         model.save_pretrained(out)
         processor.save_pretrained(out)
+    elif name in SKETCH_NETWORKS:
+        pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
+        model, record = _train_sketch(name, pool, training, budget, seed)
+        _save_sketch(model, out)
     else:
         which = name[-1]
         pool = ImagePool(pool_dir, name, budget.n_judge_scenes)
@@ -82,7 +105,32 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         model, record = train_judge(which, pool, training, LoopConfig(n_steps=steps, lr=2e-3, weight_decay=0.05, seed=seed))
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
         atomic_write_text(out / "config.json", json.dumps({"judge": which, "scenes_version": SCENES_VERSION}, indent=1) + "\n")
-    write_provenance(out, name, record, len(pool), sum(p.numel() for p in model.parameters()), seed)
+    n_scenes = budget.n_sketch_scenes if name in SKETCH_NETWORKS else len(pool)
+    write_provenance(out, name, record, n_scenes, sum(p.numel() for p in model.parameters()), seed)
+
+
+def _train_sketch(name: str, pool: ImagePool, training: Path, budget: BackboneBudget, seed: int) -> tuple[SketchVAE, dict]:
+    codec, clip = load_vae(device="cpu"), load_clip(device="cpu")
+    n_pictures = min(budget.n_sketch_scenes, len(pool))
+    start = augmentation_split(codec, pool.images(np.arange(min(256, n_pictures)))).basis(N_SEMANTIC)
+    if name == "sketch_adapter":
+        model, n_steps, weights = SketchVAE(codec.vae, LatentAdapter(start)), budget.sketch_adapter_steps, SketchWeights()
+    else:
+        model, n_steps = SketchVAE(deepened(codec.vae), Rotated(start)), budget.sketch_steps
+        weights = SketchWeights() if name == "sketch" else RECONSTRUCTION_ONLY
+    targets = sketch_targets(pool, clip, n_pictures)
+    config = LoopConfig(n_steps=n_steps, lr=1e-3, n_warmup=50, ema_decay=0.995, seed=seed, checkpoint_every=100)
+    return model, train_sketch(model, pool, targets, clip, training, config, weights)
+
+
+def _save_sketch(model: SketchVAE, out: Path) -> None:
+    """A VAE with its own basis in the subfolder `basis`, or an adapter alone."""
+    if isinstance(model.split, LatentAdapter):
+        model.split.save(out)
+        return
+    model.vae.to(memory_format=torch.contiguous_format).save_pretrained(out)
+    codec = load_vae(out, device="cpu")
+    model.split.basis(vae="sketch", vae_id=codec.id).save(out / "basis")
 
 
 def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parameters: int, seed: int = 0) -> None:
@@ -90,7 +138,7 @@ def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parame
     about = {
         "network": name,
         "made_by": f"python -m sketchae.backbone_training --only {name}" + (f" --seed {seed}" if seed else ""),
-        "trained_on": f"the first {n_scenes:,} scenes of the split '{'backbones' if name in ('vae', 'clip') else name}'",
+        "trained_on": f"the first {n_scenes:,} scenes of the split '{name if name.startswith('judge') else 'backbones'}'",
         "scenes_version": SCENES_VERSION,
         "n_parameters": n_parameters,
         "duration_s": round(record["duration_s"]),

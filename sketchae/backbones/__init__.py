@@ -2,7 +2,7 @@
 
 from sketchae.backbones.clip import ClipEmbedder
 from sketchae.backbones.identity import backbone_id, fast_dtype, pick_device
-from sketchae.backbones.loading import ASSETS, load_clip, load_vae
+from sketchae.backbones.loading import ASSETS, load_clip, load_vae, own_basis
 from sketchae.backbones.vae import LATENT_CLIP, DiffusersVAE, LatentCodec, UserCodec, check_images
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "fast_dtype",
     "load_clip",
     "load_vae",
+    "own_basis",
     "pick_device",
 ]

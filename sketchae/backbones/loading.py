@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from sketchae.backbones.clip import ClipEmbedder
 from sketchae.backbones.vae import LATENT_CLIP, DiffusersVAE, LatentCodec, UserCodec
+from sketchae.basis.orthogonal import OrthogonalBasis
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.hub import Checkpoint, find_checkpoint
 
@@ -33,9 +34,10 @@ def load_vae(
     """A frozen VAE as a `LatentCodec`.
 
     Args:
-        source: "embedded" (trained on Scenes, shipped with the package); a folder written by `save_pretrained`; a hub
-            id such as "madebyollin/taesdxl"; a diffusers `AutoencoderTiny` or `AutoencoderKL`; or any object with
-            `encode(images) -> z` and `decode(z) -> images`, pixels in [0, 1], z of about unit variance.
+        source: "embedded" (trained on Scenes, shipped with the package); "sketch" (the sketch autoencoder, likewise); a
+            folder written by `save_pretrained`; a hub id such as "madebyollin/taesdxl"; a diffusers `AutoencoderTiny` or
+            `AutoencoderKL`; or any object with `encode(images) -> z` and `decode(z) -> images`, pixels in [0, 1], z of
+            about unit variance.
         revision: branch, tag or commit on the hub; None: main at the first download, the same commit afterwards.
         device, dtype: default: CUDA where there is one; float32.
         latent_clip: bound on the scaled latents, or None.
@@ -122,7 +124,21 @@ def load_clip(
     return embedder
 
 
+def own_basis(source: Any) -> OrthogonalBasis | None:
+    """The basis that a VAE brings with it, in a subfolder `basis` of its own folder; None where it brings none.
+
+    Args:
+        source: as in `load_vae`; hub ids and objects are not looked into.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return None
+    folder = Path(ASSETS / source if source == "sketch" else source) / "basis"
+    return OrthogonalBasis.load(folder.resolve()) if (folder / "config.json").is_file() else None
+
+
 def _asset(source: str | os.PathLike, name: str) -> str | os.PathLike:
+    if name == "vae" and source == "sketch":
+        return ASSETS / "sketch"
     if source != "embedded":
         return source
     folder = ASSETS / name

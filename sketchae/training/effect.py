@@ -1,16 +1,7 @@
 """The effect objective: a split is judged by what swapping its blocks *does* to the decoded picture, as CLIP sees it.
 
-The paper's loss asks what can be *read* from a block. Here the swap itself is decoded: p = decode(semantic block of a, style
-block of b), and its CLIP embedding e should have gone to a in content and to b in style:
-
-    content(p) = e · (t_a - t_b)                 t: mean embedding of an image's captions, length 1
-    style(p)   = s(e) · (s(i_b) - s(i_a))        i: embedding of the picture itself
-    s(e)       = normalise((I - P)(e - mean i))  P: projection on what captions span (principal components of their embeddings)
-    J          = mean σ(content / τ) + mean σ(style / τ) - 1
-
-Both trivial answers (p = a, p = b) win one half and lose the other, as in the swap score; J lies in [-1, 1]. It needs CLIP
-embeddings of pictures and of content captions, and no factor, style word or judge. Projecting the captions' span out takes the
-place of the paper's clip_img - clip_txt, which leaves content in the style.
+The paper's loss asks what can be *read* from a block. Here the swap itself is decoded, and its CLIP embedding should have gone to a
+in content and to b in style: J of `training/swap_targets.py`, in [-1, 1]. No factor, style word or judge is needed.
 
 Q is exactly orthogonal throughout: Q = exp([[0, A], [-A^T, 0]]) Q_start, and A, of k (C - k) entries, is what gradient ascent moves:
 rotations within a block change nothing. J has local optima, so there are several starts, of which the best on pairs of its own is kept.
@@ -23,7 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sketchae import edits
@@ -31,6 +21,7 @@ from sketchae.basis.orthogonal import OrthogonalBasis
 from sketchae.errors import BadInputError
 from sketchae.metrics.bootstrap import generator
 from sketchae.progress import hide_if
+from sketchae.training.swap_targets import SwapTargets
 
 
 @runtime_checkable
@@ -50,11 +41,7 @@ class EffectObjective:
     Args:
         codec, clip: frozen; `codec.decode` and `clip.embed_images` must pass gradients.
         z: latents (n, C, h, w).
-        clip_img: embeddings of the pictures, (n, D), length 1.
-        clip_txt: mean embedding of each picture's captions, (n, D), any length.
-        caption_embeds: embeddings of single captions, (m, D), from which P is made; `clip_txt` where not given.
-        content_share: P holds as many principal components as explain this share of the captions' variance.
-        tau: τ.
+        clip_img, clip_txt, caption_embeds, content_share, tau: as in `SwapTargets`, of which `targets` is one.
 
     Raises:
         BadInputError: numbers of rows that differ, or fewer than four pictures.
@@ -72,35 +59,17 @@ class EffectObjective:
         content_share: float = 0.99,
         tau: float = 0.2,
     ):
-        if not len(z) == len(clip_img) == len(clip_txt) or len(z) < 4:
+        if not len(z) == len(clip_img) == len(clip_txt):
             raise BadInputError(
-                f"{len(z)} latents, {len(clip_img)} image and {len(clip_txt)} text embeddings: give one of each for every picture, at least four."
+                f"{len(z)} latents, {len(clip_img)} image and {len(clip_txt)} text embeddings: give one of each for every picture."
             )
-        self.codec, self.clip, self.z, self.tau = codec, clip, z.float(), tau
-        self.texts = F.normalize(clip_txt.float(), dim=-1)
-        self.mean = clip_img.float().mean(0)
-        captions = (self.texts if caption_embeds is None else caption_embeds.float())
-        _, s, vt = torch.linalg.svd(captions - captions.mean(0), full_matrices=False)
-        explained = (s.square() / s.square().sum()).cumsum(0)
-        self.n_content = int((explained < content_share).sum()) + 1
-        self.content_directions = vt[: self.n_content]
-        self.styles = self.style(clip_img.float())
-
-    def style(self, embeds: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-        """s(e): what is left of image embeddings outside the captions' span, length 1."""
-        centred = embeds - self.mean
-        return F.normalize(centred - centred @ self.content_directions.T @ self.content_directions, dim=-1)
+        self.codec, self.clip, self.z = codec, clip, z.float()
+        self.targets = SwapTargets(clip_img, clip_txt, caption_embeds, content_share=content_share, tau=tau)
 
     def __call__(self, basis: edits.Split, a: Tensor, b: Tensor) -> Float[Tensor, "pairs 2"]:
         """σ(content / τ) and σ(style / τ) of the swaps of rows `a` (content) and `b` (style), each in (0, 1)."""
         embeds = self.clip.embed_images(self.codec.decode(edits.swap(basis, self.z[a], self.z[b])))
-        return self.judge_embeds(embeds, a, b)
-
-    def judge_embeds(self, embeds: Float[Tensor, "pairs dim"], a: Tensor, b: Tensor) -> Float[Tensor, "pairs 2"]:
-        """The same from the embeddings of the swapped pictures."""
-        content = (embeds * (self.texts[a] - self.texts[b])).sum(-1)
-        style = (self.style(embeds) * (self.styles[b] - self.styles[a])).sum(-1)
-        return torch.sigmoid(torch.stack([content, style], dim=-1) / self.tau)
+        return self.targets.halves(embeds, a, b)
 
     @torch.no_grad()
     def value(self, basis: edits.Split, a: Tensor, b: Tensor, batch_size: int = 32) -> tuple[float, float]:
@@ -124,6 +93,11 @@ class Rotated(torch.nn.Module):
         top = torch.cat([torch.zeros(self.k, self.k), self.A], dim=1)
         bottom = torch.cat([-self.A.T, torch.zeros(self.A.shape[1], self.A.shape[1])], dim=1)
         return torch.linalg.matrix_exp(torch.cat([top, bottom])) @ self.start
+
+    def basis(self, **meta: Any) -> OrthogonalBasis:
+        """Q as it stands, back to exact orthogonality in float64; signs as they are."""
+        q = torch.linalg.qr(self.Q.detach().double().T)
+        return OrthogonalBasis.from_matrix((q.Q * torch.sign(torch.diagonal(q.R))).T, self.k, **meta)
 
     def to_semantic_style(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.einsum("ij,njhw->nihw", self.Q, z)
@@ -211,5 +185,4 @@ def _ascend(
         curve.append(-float(loss.detach()))
         bar.update()
         bar.set_postfix(J=f"{curve[-1]:+.2f}")
-    q = torch.linalg.qr(turned.Q.detach().double().T)  # back to exact orthogonality in float64; signs as they were
-    return OrthogonalBasis.from_matrix((q.Q * torch.sign(torch.diagonal(q.R))).T, start.n_semantic), curve
+    return turned.basis(), curve
