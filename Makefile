@@ -1,7 +1,7 @@
-# make setup | paper [PROFILE=scenes|coco|smoke] | test | sweeps | lab | bench | clean
+# make setup | paper [PROFILE=scenes|sketch|coco|smoke] | test | sweeps | lab | bench | clean
 #
 # PYTHON       the interpreter that creates .venv (3.11 or newer); found by itself where not given.
-# PROFILE      what `make paper` runs: scenes (the default, what the repository shows), coco, smoke.
+# PROFILE      what `make paper` runs: scenes (the default, what the repository shows), sketch, coco, smoke.
 # FLAGS        more arguments for `sketchae run-all`, e.g. FLAGS="--skip-finished" or FLAGS="-p TEST_SEED 7".
 # TORCH_INDEX  optional. On Linux, pip's usual index serves PyTorch with CUDA, gigabytes that a CPU never uses.
 #              PyTorch's installation page names the index of the CPU wheels (choose pip, then CPU):

@@ -31,7 +31,8 @@ if importlib.util.find_spec("sketchae") is None:  # on Colab, say
 
 # %% [markdown]
 # `ORIGINAL` and `TARGET` may name two picture files of yours; they come first in the figures. `BASIS` may name any saved basis (a
-# folder or a hub id) to look at in place of the trained ones' median.
+# folder or a hub id) to look at in place of the trained ones' median. A VAE that brings a basis of its own (`PROFILE = "sketch"`: the
+# sketch autoencoder of `06_sketch_autoencoder`) is shown with that one.
 
 # %% tags=["parameters"]
 PROFILE: str = "scenes"
@@ -54,6 +55,7 @@ import torch
 from IPython.display import display
 
 from sketchae import OrthogonalBasis, edits, figures, load_profile, load_vae
+from sketchae.backbones import own_basis
 from sketchae.data import picture_pairs
 from sketchae.latents import open_latents
 from sketchae.metrics import channel_statistics
@@ -67,6 +69,7 @@ profile = load_profile(PROFILE, **data, **choices)
 record = Recorder("04_evaluate", profile)
 vae = load_vae(profile.vae, profile.vae_revision)
 trained = {seed: OrthogonalBasis.load(profile.basis_dir / f"seed-{seed}") for seed in profile.train_seeds}
+own = own_basis(profile.vae)
 test = open_latents(profile.latents_dir, "test")
 
 # %% [markdown]
@@ -83,7 +86,7 @@ test = open_latents(profile.latents_dir, "test")
 # Both need known factors, so they are measured on Scenes only. Judge *b* reads the headline; *a* stands beside it.
 
 # %%
-comparison = compare_splits(profile, vae, trained, test)
+comparison = compare_splits(profile, vae, trained, test, own)
 print(comparison or "No factor of these pictures is known, so there is nothing to score: look at the pictures below.")
 
 # %% [markdown]
@@ -123,7 +126,7 @@ if comparison:
 
 # %%
 headline_seed = comparison.median_seed if comparison else profile.train_seeds[0]
-basis = OrthogonalBasis.load(BASIS) if BASIS else trained[headline_seed]
+basis = OrthogonalBasis.load(BASIS) if BASIS else own or trained[headline_seed]
 basis.check_vae(vae)
 pictures = picture_pairs(profile, ORIGINAL, TARGET, n_pairs=4)
 z_o, z_t = vae.encode(pictures.originals.to(vae.device)), vae.encode(pictures.targets.to(vae.device))

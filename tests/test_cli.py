@@ -224,7 +224,7 @@ def test_outputs_are_stripped_of_what_differs_between_equal_runs(tmp_path):
 
 def test_profiles_are_listed(capsys):
     assert main(["profiles"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["coco", "scenes", "smoke"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["coco", "scenes", "sketch", "smoke"]
 
 
 def test_the_paper_is_checked_and_refreshed(project, capsys):

@@ -10,7 +10,7 @@ from sketchae.basis import random_basis
 from sketchae.data import picture_pairs, read_picture
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.latents import open_latents
-from sketchae.metrics.comparison import RECIPE, compare_splits
+from sketchae.metrics.comparison import OWN, RECIPE, compare_splits
 from sketchae.preprocess import preprocess_profile
 from sketchae.profiles import load_profile
 
@@ -40,6 +40,16 @@ def test_rivals_are_judged_like_the_recipe(small):
     values = comparison.values()
     assert values["recipe.score"] == comparison.recipe["score"] and values["n_random_bases"] == 3
     assert "ceiling" in str(comparison)
+
+
+def test_a_vaes_own_basis_is_judged_beside_the_recipe(small):
+    from sketchae.backbones import load_vae
+
+    own, trained = random_basis(4, 2, 1), random_basis(4, 2, 5)
+    comparison = compare_splits(small, load_vae("embedded"), {5: trained, 1: own}, open_latents(small.latents_dir, "test"), own)
+    assert list(comparison.table)[:2] == [RECIPE, OWN] and OWN in str(comparison)
+    assert comparison.own == comparison.seeds[1]
+    assert comparison.values()["own.score"] == comparison.own["score"]
 
 
 def test_photographs_have_no_factors(small):

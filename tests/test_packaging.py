@@ -163,12 +163,12 @@ def test_the_wheel_holds_the_whole_package(installed_wheel):
 def test_the_wheel_brings_its_profiles_and_weights(installed_wheel):
     code = """
 import sketchae
-print(*[sketchae.load_profile(name).image_size for name in ("coco", "scenes", "smoke")])
+print(*[sketchae.load_profile(name).image_size for name in ("coco", "scenes", "sketch", "smoke")])
 from sketchae import backbones
 vae, clip = backbones.load_vae("embedded"), backbones.load_clip("embedded")
 print(vae.latent_channels, vae.downsampling, clip.embed_texts(["a boat on the sea"]).shape[0])
 """
-    assert run_installed(installed_wheel, "-c", code).split() == ["256", "128", "128", "4", "8", "1"]
+    assert run_installed(installed_wheel, "-c", code).split() == ["256", "128", "128", "128", "4", "8", "1"]
 
 
 def test_the_wheels_console_script_runs(installed_wheel):

@@ -12,7 +12,7 @@ from sketchae.profiles import Profile, find_root, load_profile, profile_names
 
 
 def test_the_three_profiles_ship_and_are_valid():
-    assert profile_names() == ("coco", "scenes", "smoke")
+    assert profile_names() == ("coco", "scenes", "sketch", "smoke")
     for name in profile_names():
         profile = load_profile(name)
         assert profile.name == name and profile.description and not profile.overridden

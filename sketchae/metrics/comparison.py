@@ -15,6 +15,7 @@ from sketchae.profiles import Profile
 from sketchae.scenes import load_judge, split_scenes
 
 RECIPE = "Q (the paper's recipe)"
+OWN = "Q (the VAE's own)"
 N_NULL_PAIRS = 128  # random bases are many, so each is judged on fewer pairs
 METRICS = {"score": "swap score", "counterfactual_mse": "counterfactual, pixels", "counterfactual_ssim": "counterfactual, SSIM"}
 
@@ -31,6 +32,7 @@ class Comparison:
         null: scores of random (Haar) bases, each on the first `N_NULL_PAIRS` pairs.
         recipe_on_null_pairs: the median seed's score on those pairs, for the p-value.
         ceiling: what the judges read from unswapped reconstructions.
+        own: of the basis that the VAE brings with it, where it brings one.
     """
 
     seeds: dict[int, Score]
@@ -41,6 +43,7 @@ class Comparison:
     recipe_on_null_pairs: Score
     ceiling: Score
     n_pairs: int
+    own: Score | None = None
 
     @property
     def recipe(self) -> Score:
@@ -50,7 +53,7 @@ class Comparison:
     @property
     def table(self) -> dict[str, Score]:
         """Everything with a name, the recipe first."""
-        return {RECIPE: self.recipe, **self.pairs, **self.trivial}
+        return {RECIPE: self.recipe, **({OWN: self.own} if self.own else {}), **self.pairs, **self.trivial}
 
     @property
     def null_values(self) -> dict[str, np.ndarray]:
@@ -86,6 +89,8 @@ class Comparison:
         found |= {f"recipe.judge_a.{key}": self.recipe["judges"]["a"][key] for key in keys[:4]}
         found |= {f"recipe.per_factor.{n}": _finite(f["score"]) for n, f in self.recipe["per_factor"].items()}
         found |= {f"recipe.by_seed.{key}": [s[key] for s in self.seeds.values()] for key in keys}
+        if self.own:
+            found |= {f"own.{key}": self.own[key] for key in with_intervals}
         for name, score in {**self.pairs, **self.trivial}.items():
             found |= {f"{name.replace(' ', '_')}.{key}": score[key] for key in keys}
         for metric, values in self.null_values.items():
@@ -119,8 +124,10 @@ def held_out_bench(profile: Profile, vae: Any, test: LatentsTable, n_pairs: int 
     )
 
 
-def compare_splits(profile: Profile, vae: Any, bases: Mapping[int, OrthogonalBasis], test: LatentsTable) -> Comparison | None:
-    """Judge the trained bases and their rivals on `profile.n_pairs` pairs of test scenes; None without known factors.
+def compare_splits(
+    profile: Profile, vae: Any, bases: Mapping[int, OrthogonalBasis], test: LatentsTable, own: OrthogonalBasis | None = None
+) -> Comparison | None:
+    """Judge the trained bases, the VAE's own and their rivals on `profile.n_pairs` pairs of test scenes; None without known factors.
 
     Raises:
         BadInputError: the latents are not those of the profile's test scenes, or there is no basis.
@@ -145,6 +152,7 @@ def compare_splits(profile: Profile, vae: Any, bases: Mapping[int, OrthogonalBas
         recipe_on_null_pairs=bench.score(bases[median_seed], n_pairs=n_null),
         ceiling=bench.ceiling,
         n_pairs=bench.n_pairs,
+        own=bench.score(own) if own else None,
     )
 
 
