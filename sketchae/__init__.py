@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "OrthogonalBasis": "sketchae.basis",
     "Profile": "sketchae.profiles",
+    "SketchLock": "sketchae.sketch_lock",
     "SketchaeError": "sketchae.errors",
     "lerp_blocks": "sketchae.edits",
     "load_clip": "sketchae.backbones",

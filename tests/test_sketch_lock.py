@@ -24,6 +24,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from PIL import Image
+from test_readme import python_of
 from tiny import picture_array
 from toys import ToySplit
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -424,3 +426,14 @@ def test_what_does_not_fit_the_pipeline_is_told(pipelines):
     flow.set_timesteps(2)
     with pytest.raises(BadInputError, match="FlowMatchEulerDiscreteScheduler has no add_noise"):
         SketchLock(BASIS, reference())(SimpleNamespace(scheduler=flow, num_timesteps=2), 0, flow.timesteps[0], {"latents": reference()})
+
+
+def test_the_readmes_lines_run_on_a_tiny_pipeline(pipelines, tmp_path, monkeypatch):
+    code = python_of("## Lock the sketch in a Stable Diffusion pipeline").replace("1024", str(SIZE))
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    monkeypatch.chdir(tmp_path)
+    to_pil(picture(3)).save("sketch.jpg")
+    BASIS.save(tmp_path / "build/fit/madebyollin--taesdxl")
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", lambda name: pipelines["xl"])
+    exec(compile(code, "README.md", "exec"), {})
+    assert Image.open("locked.png").size == (SIZE, SIZE)
