@@ -32,7 +32,7 @@ def _some(images: Tensor, changed: Tensor, random: np.random.Generator, share: f
     return torch.where(chosen, changed, images)
 
 
-def _uniform(random: np.random.Generator, low: float, high: float, n: int) -> Tensor:
+def _uniform(random: np.random.Generator, low: float | int, high: float | int, n: int) -> Tensor:
     return torch.from_numpy(random.uniform(low, high, (n, 1, 1, 1)).astype(np.float32))
 
 

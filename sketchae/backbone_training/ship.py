@@ -54,7 +54,7 @@ class BackboneBudget:
     n_minimal_scenes: int = 12_000
     n_judge_scenes: int = 24_000
     sketch_steps: int = 1200
-    sketch_adapter_steps: int = 600
+    sketch_adapter_steps: int = 400
     n_sketch_scenes: int = 16_384
 
 

@@ -29,14 +29,17 @@ class LatentAdapter(nn.Module):
 
     Args:
         start: Q, fixed.
-        n_layers: coupling layers; an even number changes both halves equally often.
+        n_layers: coupling layers, an even number, so that both halves change equally often and end where they were.
         width: hidden channels of each layer's network.
+
+    Raises:
+        BadInputError: an odd or negative number of layers, or no hidden channel.
     """
 
     def __init__(self, start: OrthogonalBasis, n_layers: int = 6, width: int = 48):
         super().__init__()
-        if n_layers < 0 or width < 1:
-            raise BadInputError(f"An adapter of {n_layers} layers and {width} hidden channels cannot be built: give 0 or more, and 1 or more.")
+        if n_layers < 0 or n_layers % 2 or width < 1:
+            raise BadInputError(f"An adapter cannot have {n_layers} layers and {width} hidden channels: give an even number, and 1 or more.")
         self.k, self.channels, self.width = start.n_semantic, start.channels, width
         self.register_buffer("Q", start.Q.detach().clone().float())
         self.first = [self.channels // 2 if i % 2 == 0 else self.channels - self.channels // 2 for i in range(n_layers)]
