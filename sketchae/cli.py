@@ -1,14 +1,13 @@
 """The console script `sketchae`: run the notebooks, fit Q to a VAE and pictures, list profiles, check or refresh paper.md."""
 
 import argparse
-import ast
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import sketchae
 from sketchae.errors import MissingFileError, SketchaeError
-from sketchae.profile_arguments import add_parameter
+from sketchae.profile_arguments import add_parameter, literal
 from sketchae.profiles import TRACKED
 
 
@@ -84,10 +83,8 @@ def parse_value(text: str) -> object:
 
     (The notebooks run in their own folder, where a path relative to the caller's would point elsewhere.)
     """
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return str(Path(text).resolve()) if "/" in text and Path(text).exists() else text
+    value = literal(text)
+    return str(Path(value).resolve()) if value == text and "/" in text and Path(text).exists() else value
 
 
 def _fit(parsed: argparse.Namespace) -> int:

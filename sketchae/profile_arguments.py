@@ -44,7 +44,7 @@ def run_step(
     parsed = parser.parse_args(arguments)
     name = parser.prog.removeprefix("python -m ")
     try:
-        fields = {field.lower(): _value(text) for field, text in parsed.parameter}
+        fields = {field.lower(): literal(text) for field, text in parsed.parameter}
         report = step(load_profile(parsed.profile, **fields), parsed)
     except SketchaeError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -58,7 +58,7 @@ def run_step(
     return 0
 
 
-def _value(text: str) -> object:
+def literal(text: str) -> object:
     """A Python literal where `text` is one, else the text itself."""
     try:
         return ast.literal_eval(text)

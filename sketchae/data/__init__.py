@@ -4,7 +4,6 @@ from typing import Any
 
 from sketchae.data.examples import CAPTION_COLUMNS, N_CAPTIONS, Example, Skipped, Source
 from sketchae.data.folder_source import FolderSource
-from sketchae.data.hub_source import HubSource
 from sketchae.data.picture_pairs import PicturePairs, picture_pairs, read_picture
 from sketchae.data.scenes_source import ScenesSource
 from sketchae.errors import BadInputError
@@ -23,6 +22,14 @@ __all__ = [
     "picture_pairs",
     "read_picture",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "HubSource":  # loaded when asked for: it brings `datasets`, which takes seconds to import
+        raise AttributeError(f"module 'sketchae.data' has no attribute {name!r}")
+    from sketchae.data.hub_source import HubSource
+
+    return HubSource
 
 
 def open_source(profile: Any) -> Source:
@@ -47,4 +54,6 @@ def open_source(profile: Any) -> Source:
         raise BadInputError(f"The source {profile.source!r} needs a dataset: set DATASET to its hub id or folder.")
     if profile.source == "folder":
         return FolderSource(profile.dataset, limits, profile.n_captions)
+    from sketchae.data.hub_source import HubSource
+
     return HubSource(profile.dataset, profile.dataset_revision, limits, profile.n_captions)

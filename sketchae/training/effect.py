@@ -90,8 +90,8 @@ class Rotated(torch.nn.Module):
 
     @property
     def Q(self) -> Float[Tensor, "channels channels"]:
-        top = torch.cat([torch.zeros(self.k, self.k), self.A], dim=1)
-        bottom = torch.cat([-self.A.T, torch.zeros(self.A.shape[1], self.A.shape[1])], dim=1)
+        top = torch.cat([self.A.new_zeros(self.k, self.k), self.A], dim=1)
+        bottom = torch.cat([-self.A.T, self.A.new_zeros(self.A.shape[1], self.A.shape[1])], dim=1)
         return torch.linalg.matrix_exp(torch.cat([top, bottom])) @ self.start
 
     def basis(self, **meta: Any) -> OrthogonalBasis:
