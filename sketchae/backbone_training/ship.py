@@ -135,6 +135,7 @@ def _save_sketch(model: SketchVAE, out: Path) -> None:
 
 def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parameters: int, seed: int = 0) -> None:
     """How, on what and for how long a network was trained; written last, so that its presence means finished."""
+    notebook = "06_sketch_autoencoder" if name in SKETCH_NETWORKS else "00_backbones"
     about = {
         "network": name,
         "made_by": f"python -m sketchae.backbone_training --only {name}" + (f" --seed {seed}" if seed else ""),
@@ -146,7 +147,7 @@ def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parame
         "torch": torch.__version__,
         "loop": record["config"],  # stage by stage, where there are several
         "last_losses": record["log"][-1],
-        "results": "measured afresh by notebooks/00_backbones; see results/values.json, keys backbones.*",
+        "results": f"measured afresh by notebooks/{notebook}; see results/values.json, keys {notebook[3:]}.*",
         "licence": "MIT",
     }
     atomic_write_text(out / "provenance.json", json.dumps(about, indent=1) + "\n")
