@@ -86,7 +86,7 @@ def test_overridden_parameters_get_a_root_of_their_own(project, capsys):
         (["-p", "N_STEP", "3"], "No notebook to run has a parameter 'N_STEP': they have N_STEPS, TEST_SEED"),
         (["-p", "N_STEPS", "3", "--notebooks", "00"], "No notebook to run has a parameter 'N_STEPS'"),
         (["-p", "PROFILE", "smoke"], "give it as --profile"),
-        (["--profile", "smok"], "choose one of coco, scenes, smoke"),
+        (["--profile", "smok"], "choose one of coco, scenes, sketch, smoke"),
         (["--profile", "mine.toml"], "There is no profile file"),
         (["--notebooks", "07"], "There is no notebook '07': the notebooks are 00_first, 01_second"),
     ],

@@ -79,7 +79,7 @@ def test_a_bad_override_is_refused_with_the_remedy(overrides, message):
 
 
 def test_unknown_profile_names_the_known_ones():
-    with pytest.raises(BadInputError, match="coco, scenes, smoke"):
+    with pytest.raises(BadInputError, match="coco, scenes, sketch, smoke"):
         load_profile("sceens")
 
 
