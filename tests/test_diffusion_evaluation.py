@@ -14,11 +14,8 @@ from sketchae.backbones import load_clip
 from sketchae.basis import random_basis
 from sketchae.diffusion import SketchDiffusion, build_unet, embed_prompts, generate, sample
 from sketchae.diffusion.evaluation import (
-    KINDS,
     PromptSet,
-    control,
     diversity,
-    matched,
     obedience,
     obeyed,
     preview_agreement,
@@ -32,6 +29,8 @@ from sketchae.diffusion.picture_sets import (
     frechet_floor,
     judge_features,
 )
+from sketchae.diffusion.readings import KINDS
+from sketchae.diffusion.redraws import control, matched
 from sketchae.errors import BadInputError
 from sketchae.scenes import FACTORS, SEMANTIC_FACTORS, STYLE_FACTORS, sample_scenes
 from sketchae.scenes.judges import make_judge

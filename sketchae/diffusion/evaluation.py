@@ -1,4 +1,4 @@
-"""What pictures drawn from prompts show: do they obey, do they differ, does a held block hold, does the sketch tell the end.
+"""What pictures drawn from prompts show: do they obey, do they differ, does the sketch tell the end.
 
 All numbers come from readings: a judge's integer value of every factor of every picture. Where several pictures belong to one prompt, they
 stand prompt after prompt, as `PromptSet.repeated` orders them, and are resampled together: intervals are 95 % percentile bootstraps over
@@ -10,31 +10,35 @@ prompts. A mean over a kind is one over its factors, whatever the number of prom
 
 1 where both always agree, 0 where they agree as often as if they were independent: a judge that always reads one value gets 0.
 
-How far sets of pictures are apart and how good the best of a set is: `sketchae.diffusion.picture_sets`.
+What a redraw keeps: `sketchae.diffusion.redraws`. How far sets of pictures are apart, how good the best of one is: `picture_sets`.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from sketchae.diffusion.picture_sets import NAN, Result, Scores
+from sketchae.diffusion.readings import (
+    KIND_NAMES,
+    KINDS,
+    Readings,
+    bootstrap_weights,
+    by_prompt,
+    checked_columns,
+    kind_means,
+    nanmean,
+    one_hot,
+    paired,
+    safe_ratio,
+)
 from sketchae.errors import BadInputError
-from sketchae.metrics.bootstrap import Interval, interval, resample_counts
-from sketchae.scenes import FACTORS, Scenes
+from sketchae.metrics.bootstrap import Interval, interval
+from sketchae.scenes import Scenes
 from sketchae.scenes.captions import captions_with_factors
 from sketchae.scenes.factors import hash_seeds
-
-Readings = Mapping[str, np.ndarray | Tensor]  # factor -> integer values, one a picture
-Replicates = Float[np.ndarray, " replicates"]  # the value itself first, then those of the bootstrap
-
-KIND_NAMES = ("semantic", "style")
-KINDS = {name: factor.kind for name, factor in FACTORS.items()}
-
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
@@ -117,8 +121,8 @@ def obedience(readings: Readings, prompts: PromptSet, kinds: Mapping[str, str] =
     Raises:
         BadInputError: readings that do not fit the prompts, a factor missing, or no prompt that names any of the factors.
     """
-    read = _grouped(readings, kinds, "the readings", len(prompts))
-    wanted = _columns(prompts.wanted, kinds, "the prompts")
+    read = by_prompt(readings, kinds, "the readings", len(prompts))
+    wanted = checked_columns(prompts.wanted, kinds, "the prompts")
     named = {factor: wanted[factor] >= 0 for factor in kinds}
     if not any(rows.any() for rows in named.values()):
         raise BadInputError(f"No prompt names {' or '.join(kinds)}: use prompts that do.")
@@ -144,7 +148,7 @@ def preview_agreement(
     Raises:
         BadInputError: other numbers of previews than of pictures, or a factor missing.
     """
-    first, second = _two(preview, finished, kinds, "the previews", "the pictures", n_samples)
+    first, second = paired(preview, finished, kinds, "the previews", "the pictures", n_samples)
     everywhere = {factor: np.ones(len(values), dtype=bool) for factor, values in first.items()}
     return _agreement(first, second, everywhere, kinds, n_boot, name)
 
@@ -155,10 +159,10 @@ def obeyed(readings: Readings, prompts: PromptSet, kinds: Mapping[str, str] = KI
     Raises:
         BadInputError: readings that do not fit the prompts, or a factor missing.
     """
-    read = _grouped(readings, kinds, "the readings", len(prompts))
-    wanted = _columns(prompts.wanted, kinds, "the prompts")
+    read = by_prompt(readings, kinds, "the readings", len(prompts))
+    wanted = checked_columns(prompts.wanted, kinds, "the prompts")
     right = sum((read[factor] == wanted[factor][:, None]).astype(np.float64) for factor in kinds)  # -1 is never read
-    return _ratio(right, sum((wanted[factor] >= 0).astype(np.float64) for factor in kinds)[:, None])
+    return safe_ratio(right, sum((wanted[factor] >= 0).astype(np.float64) for factor in kinds)[:, None])
 
 
 # --- diversity --------------------------------------------------------------------------------------------------------
@@ -214,31 +218,31 @@ def diversity(
     Raises:
         BadInputError: fewer than two pictures a prompt, readings that do not fit the prompts, features of other pictures, or a factor missing.
     """
-    read = _grouped(readings, kinds, "the readings", len(prompts))
-    named = {factor: values >= 0 for factor, values in _columns(prompts.wanted, kinds, "the prompts").items()}
+    read = by_prompt(readings, kinds, "the readings", len(prompts))
+    named = {factor: values >= 0 for factor, values in checked_columns(prompts.wanted, kinds, "the prompts").items()}
     n_prompts, n_samples = next(iter(read.values())).shape
     if n_samples < 2:
         raise BadInputError("Diversity compares pictures of one prompt: draw at least two of each, with different seeds.")
-    weights = _weights(n_prompts, n_boot, name)
+    weights = bootstrap_weights(n_prompts, n_boot, name)
     differs, expected, per_factor = {}, {}, {}
     for factor, kind in kinds.items():
-        counts = _one_hot(read[factor]).sum(1)  # (prompts, values)
+        counts = one_hot(read[factor]).sum(1)  # (prompts, values)
         w = weights * ~named[factor]
         same = (counts**2).sum(1)
         total, squares = w.sum(1), (w**2).sum(1)
-        within = _ratio(w @ (same - n_samples), total * n_samples * (n_samples - 1))
-        between = _ratio(((w @ counts) ** 2).sum(1) - w**2 @ same, (total**2 - squares) * n_samples**2)
+        within = safe_ratio(w @ (same - n_samples), total * n_samples * (n_samples - 1))
+        between = safe_ratio(((w @ counts) ** 2).sum(1) - w**2 @ same, (total**2 - squares) * n_samples**2)
         differs[factor], expected[factor] = 1 - within, 1 - between
-        ratio = _ratio(1 - within, 1 - between)
+        ratio = safe_ratio(1 - within, 1 - between)
         per_factor[factor] = FactorDiversity(
             kind, float(1 - within[0]), float(1 - between[0]), float(ratio[0]), interval(ratio[1:]), int((~named[factor]).sum())
         )
     measured = {factor: np.isfinite(differs[factor]) & np.isfinite(expected[factor]) for factor in kinds}
     open_, independent = (
-        _kind_means({factor: np.where(measured[factor], values, NAN) for factor, values in shares.items()}, kinds)
+        kind_means({factor: np.where(measured[factor], values, NAN) for factor, values in shares.items()}, kinds)
         for shares in (differs, expected)
     )
-    ratios = {kind: _ratio(open_[kind], independent[kind]) for kind in KIND_NAMES}
+    ratios = {kind: safe_ratio(open_[kind], independent[kind]) for kind in KIND_NAMES}
     distance, distance_ci95 = NAN, (NAN, NAN)
     if features is not None:
         if len(features) != n_prompts * n_samples or not np.isfinite(features).all():
@@ -260,100 +264,6 @@ def diversity(
     )
 
 
-# --- control ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Control(Result):
-    """For each kind of factors, the share that a redraw kept and the share that it changed (1 less the first), with intervals.
-
-    `per_factor` is the share kept of each; NaN where no picture counts.
-    """
-
-    kept: dict[str, float]
-    changed: dict[str, float]
-    kept_ci95: dict[str, Interval]
-    changed_ci95: dict[str, Interval]
-    n_pictures: int
-    per_factor: dict[str, float]
-
-
-def control(
-    readings_before: Readings,
-    readings_after: Readings,
-    kinds: Mapping[str, str] = KINDS,
-    *,
-    counted: Mapping[str, np.ndarray] | None = None,
-    n_samples: int = 1,
-    n_boot: int = 1000,
-    name: str = "control",
-) -> Control:
-    """What a redraw keeps and changes, picture by picture, whatever drew it: a held block, SDEdit, other words in the prompt.
-
-    Args:
-        counted: for each factor, which prompts count (boolean, one a prompt); all by default. A prompt that names a style asks a redraw to
-            keep it: `{factor: ~named for factor, named in prompts.named.items()}` looks at what it leaves open.
-        n_samples: every so many pictures in a row share a prompt (or an original) and are resampled together.
-
-    Raises:
-        BadInputError: other numbers before than after or in `counted`, or a factor missing.
-    """
-    before, after = _two(readings_before, readings_after, kinds, "the readings before", "the readings after", n_samples)
-    n = len(next(iter(before.values())))
-    rows = {factor: np.ones(n, dtype=bool) for factor in kinds} if counted is None else _columns(counted, kinds, "`counted`")
-    if len(next(iter(rows.values()))) != n:
-        raise BadInputError(f"`counted` has {len(next(iter(rows.values())))} entries for {n} prompts: give one for each.")
-    weights = _weights(n, n_boot, name)
-    shares = {}
-    for factor in kinds:
-        w = weights * rows[factor].astype(bool)
-        shares[factor] = _ratio(w @ (before[factor] == after[factor]).mean(1), w.sum(1))
-    kept = _kind_means(shares, kinds)
-    return Control(
-        kept={kind: float(values[0]) for kind, values in kept.items()},
-        changed={kind: float(1 - values[0]) for kind, values in kept.items()},
-        kept_ci95={kind: interval(values[1:]) for kind, values in kept.items()},
-        changed_ci95={kind: interval(1 - values[1:]) for kind, values in kept.items()},
-        n_pictures=n * n_samples,
-        per_factor={factor: float(values[0]) for factor, values in shares.items()},
-    )
-
-
-@dataclass(frozen=True)
-class Matched(Result):
-    """The strength at which a rival changes as much as was asked, and the shares that it changes there, between its measured strengths."""
-
-    strength: float
-    changed: dict[str, float]
-
-
-def matched(curve: Mapping[float | int, Control], target: float | int, by: str = "style") -> Matched:
-    """The lowest strength at which `changed[by]` is `target`, by linear interpolation between the strengths of `curve`.
-
-    For intervals, draw the rival again at that strength and give its pictures to `control`.
-
-    Raises:
-        BadInputError: fewer than two strengths, an unknown kind, a strength that changed nothing measurable, or a target outside the curve.
-    """
-    if by not in KIND_NAMES:
-        raise BadInputError(f'A rival is matched by what it changes of one kind, "semantic" or "style", not {by!r}.')
-    if len(curve) < 2:
-        raise BadInputError("A strength is interpolated between others: measure the rival at two strengths or more.")
-    strengths = sorted(curve)
-    changes = [curve[strength].changed[by] for strength in strengths]
-    if not np.isfinite(changes).all():
-        raise BadInputError(f"No {by} factor was measured at some strength: match by the other kind, or count more factors.")
-    for i, (low, high) in enumerate(itertools.pairwise(changes)):
-        if min(low, high) <= target <= max(low, high):
-            share = 0.0 if low == high else (target - low) / (high - low)
-            ends = strengths[i : i + 2]
-            mixed = {kind: _between(*(curve[s].changed[kind] for s in ends), share) for kind in KIND_NAMES}
-            return Matched(_between(*ends, share), mixed)
-    raise BadInputError(
-        f"The rival changes {min(changes):.3f} to {max(changes):.3f} of the {by} factors, never {target:.3f}: measure it at other strengths."
-    )
-
-
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -366,21 +276,21 @@ def _agreement(
     name: str,
 ) -> Agreement:
     n = len(next(iter(first.values())))
-    weights = _weights(n, n_boot, name)
+    weights = bootstrap_weights(n, n_boot, name)
     kappas, per_factor = {}, {}
     for factor, kind in kinds.items():
         w = weights * counts[factor]
         total, size = w.sum(1), int(max(first[factor].max(), second[factor].max())) + 1
-        share = _ratio(w @ (first[factor] == second[factor]).mean(1), total)
-        p, q = (_ratio(w @ _one_hot(values, size).mean(1), total[:, None]) for values in (first[factor], second[factor]))
+        share = safe_ratio(w @ (first[factor] == second[factor]).mean(1), total)
+        p, q = (safe_ratio(w @ one_hot(values, size).mean(1), total[:, None]) for values in (first[factor], second[factor]))
         chance = (p * q).sum(1)
-        kappa = _ratio(share - chance, 1 - chance)
+        kappa = safe_ratio(share - chance, 1 - chance)
         kappas[factor] = kappa
         per_factor[factor] = FactorAgreement(
             kind, float(share[0]), float(chance[0]), float(kappa[0]), interval(kappa[1:]), int(counts[factor].sum())
         )
-    means = _kind_means(kappas, kinds)
-    both = _nanmean(np.stack([means[kind] for kind in KIND_NAMES]))
+    means = kind_means(kappas, kinds)
+    both = nanmean(np.stack([means[kind] for kind in KIND_NAMES]))
     return Agreement(
         semantic=float(means["semantic"][0]),
         style=float(means["style"][0]),
@@ -391,68 +301,3 @@ def _agreement(
         n_prompts=n,
         per_factor=per_factor,
     )
-
-
-def _weights(n: int, n_boot: int, name: str) -> Float[np.ndarray, "replicates n"]:
-    return np.concatenate([np.ones((1, n)), resample_counts(n, n_boot, name)])
-
-
-def _kind_means(values: Mapping[str, Replicates], kinds: Mapping[str, str]) -> dict[str, Replicates]:
-    """The mean over the factors of each kind; NaN where it has none."""
-    nothing = np.full_like(next(iter(values.values())), NAN)
-    return {half: _nanmean(np.stack([nothing, *(values[f] for f, kind in kinds.items() if kind == half)])) for half in KIND_NAMES}
-
-
-def _one_hot(values: Int[np.ndarray, "prompts samples"], size: int | None = None) -> Float[np.ndarray, "prompts samples values"]:
-    return np.eye(int(values.max()) + 1 if size is None else size)[values]
-
-
-def _two(
-    first: Readings, second: Readings, kinds: Mapping[str, str], of_first: str, of_second: str, n_samples: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    n = [len(next(iter(_columns(readings, kinds, what).values()))) for readings, what in ((first, of_first), (second, of_second))]
-    if n[0] != n[1]:
-        raise BadInputError(f"{n[0]} pictures in {of_first} and {n[1]} in {of_second}: they go together one by one, so give as many.")
-    if n_samples < 1 or n[0] % n_samples:
-        raise BadInputError(f"{n[0]} pictures are not {n_samples} for every prompt: give the number that was drawn for each.")
-    n_prompts = n[0] // n_samples
-    return _grouped(first, kinds, of_first, n_prompts), _grouped(second, kinds, of_second, n_prompts)
-
-
-def _grouped(readings: Readings, kinds: Mapping[str, str], what: str, n_prompts: int) -> dict[str, Int[np.ndarray, "_ _"]]:
-    """Readings as (prompts, samples)."""
-    columns = _columns(readings, kinds, what)
-    n = len(next(iter(columns.values())))
-    if not n or not n_prompts or n % n_prompts:
-        raise BadInputError(f"{what[0].upper()}{what[1:]} are of {n} pictures for {n_prompts} prompts: give as many of every prompt, at least one.")
-    if any(values.min() < 0 for values in columns.values()):
-        raise BadInputError(f"A value in {what} is negative: readings count the values of a factor from 0.")
-    return {factor: values.reshape(n_prompts, -1) for factor, values in columns.items()}
-
-
-def _columns(source: Readings, kinds: Mapping[str, str], what: str) -> dict[str, np.ndarray]:
-    if not kinds or set(kinds.values()) - set(KIND_NAMES):
-        raise BadInputError(f'Give at least one factor, each of kind "semantic" or "style"; got {dict(kinds)}.')
-    missing = [factor for factor in kinds if factor not in source]
-    if missing:
-        raise BadInputError(f"{', '.join(missing)} missing from {what}: give `kinds` of factors that are there.")
-    columns = {factor: source[factor] for factor in kinds}
-    columns = {factor: values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values) for factor, values in columns.items()}
-    if len({values.shape for values in columns.values()}) > 1 or next(iter(columns.values())).ndim != 1:
-        raise BadInputError(f"The factors in {what} differ in length, or have several axes: give one value for each picture.")
-    if any(values.dtype.kind not in "iub" for values in columns.values()):
-        raise BadInputError(f"A factor in {what} is not of whole numbers: give indices of values.")
-    return {factor: values.astype(np.int64) for factor, values in columns.items()}
-
-
-def _ratio(parts: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return parts / np.where(whole > 1e-12, whole, NAN)
-
-
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis without NaNs; NaN, not a warning, where nothing is left."""
-    return _ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
-
-
-def _between(low: float | int, high: float | int, share: float | int) -> float:
-    return float(low + share * (high - low))
