@@ -97,7 +97,7 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
     elif name in SKETCH_NETWORKS:
         pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
         model, record = _train_sketch(name, pool, training, budget, seed)
-        _save_sketch(model, out)
+        _save_sketch(model, name, out)
     else:
         which = name[-1]
         pool = ImagePool(pool_dir, name, budget.n_judge_scenes)
@@ -123,14 +123,14 @@ def _train_sketch(name: str, pool: ImagePool, training: Path, budget: BackboneBu
     return model, train_sketch(model, pool, targets, clip, training, config, weights)
 
 
-def _save_sketch(model: SketchVAE, out: Path) -> None:
-    """A VAE with its own basis in the subfolder `basis`, or an adapter alone."""
+def _save_sketch(model: SketchVAE, name: str, out: Path) -> None:
+    """The sketch autoencoder with its own basis in the subfolder `basis`, its twin without, or an adapter alone."""
     if isinstance(model.split, LatentAdapter):
         model.split.save(out)
         return
     model.vae.to(memory_format=torch.contiguous_format).save_pretrained(out)
-    codec = load_vae(out, device="cpu")
-    model.split.basis(vae="sketch", vae_id=codec.id).save(out / "basis")
+    if name == "sketch":
+        model.split.basis(vae=name, vae_id=load_vae(out, device="cpu").id).save(out / "basis")
 
 
 def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parameters: int, seed: int = 0) -> None:
