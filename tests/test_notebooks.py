@@ -89,7 +89,7 @@ def test_the_whole_path_runs_on_the_smoke_profile():
 
 
 @pytest.mark.notebooks
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_every_committed_output_is_what_the_code_prints():
     root = fresh_copy("nbval")
     done = run_nbval(root / "notebooks", root, *find_notebooks(root / "notebooks"))
