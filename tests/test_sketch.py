@@ -131,7 +131,7 @@ def test_an_adapter_is_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize("kind", ["sketch", "adapter", "twin"])
 def test_training_changes_what_it_should_and_resumes(kind, pool, tmp_path):
     clip, codec = load_clip(), load_vae()
-    targets = sketch_targets(pool, clip, 8)
+    guide = {} if kind == "twin" else {"clip": clip, "targets": sketch_targets(pool, clip, 8)}
     weights = RECONSTRUCTION_ONLY if kind == "twin" else SketchWeights()
 
     def run(out, stop=None):
@@ -140,7 +140,7 @@ def test_training_changes_what_it_should_and_resumes(kind, pool, tmp_path):
         model = SketchVAE(load_vae().vae, LatentAdapter(start, 2, 8) if kind == "adapter" else Rotated(start))
         config = LoopConfig(n_steps=3, lr=1e-3, n_warmup=1, checkpoint_every=1)
         seen = pool if stop is None else _Failing(pool, stop)
-        return model, train_sketch(model, seen, targets, clip, out, config, weights, batch_size=4)
+        return model, train_sketch(model, seen, 8, out, config, weights, batch_size=4, **guide)
 
     whole, record = run(tmp_path / "whole")
     with pytest.raises(_Stop):
@@ -154,6 +154,14 @@ def test_training_changes_what_it_should_and_resumes(kind, pool, tmp_path):
     assert changed == (kind != "adapter")  # that VAE must not change
     if kind == "sketch":
         assert whole.split.A.abs().max() > 0 and whole.split.basis().orthogonality_error < 1e-5
+
+
+def test_the_effect_asks_for_clip_and_as_many_targets(pool, tmp_path):
+    model = SketchVAE(load_vae().vae, Rotated(random_basis(4, 2, 0)))
+    config, targets = LoopConfig(n_steps=1, lr=1e-3), sketch_targets(pool, load_clip(), 4)
+    for guide in ({}, {"targets": targets}, {"targets": targets, "clip": load_clip()}):
+        with pytest.raises(BadInputError, match="all 8 pictures"):
+            train_sketch(model, pool, 8, tmp_path, config, **guide)
 
 
 class _Stop(Exception):

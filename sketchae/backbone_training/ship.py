@@ -118,9 +118,9 @@ def _train_sketch(name: str, pool: ImagePool, training: Path, budget: BackboneBu
     else:
         model, n_steps = SketchVAE(deepened(codec.vae), Rotated(start)), budget.sketch_steps
         weights = SketchWeights() if name == "sketch" else RECONSTRUCTION_ONLY
-    targets = sketch_targets(pool, clip, n_pictures)
+    seen = {"clip": clip, "targets": sketch_targets(pool, clip, n_pictures)} if weights.effect else {}
     config = LoopConfig(n_steps=n_steps, lr=1e-3, n_warmup=50, ema_decay=0.995, seed=seed, checkpoint_every=100)
-    return model, train_sketch(model, pool, targets, clip, training, config, weights)
+    return model, train_sketch(model, pool, n_pictures, training, config, weights, **seen)
 
 
 def _save_sketch(model: SketchVAE, name: str, out: Path) -> None:

@@ -32,6 +32,7 @@ from sketchae.backbone_training.pool import ImagePool, batch_rows
 from sketchae.backbone_training.restyle import restyle
 from sketchae.backbones.adapter import LatentAdapter
 from sketchae.backbones.clip import ClipEmbedder
+from sketchae.errors import BadInputError
 from sketchae.scenes import captions
 from sketchae.training.effect import Rotated
 from sketchae.training.swap_targets import SwapTargets
@@ -105,28 +106,35 @@ def sketch_targets(pool: ImagePool, clip: ClipEmbedder, n_pictures: int, n_capti
 def train_sketch(
     model: SketchVAE,
     pool: ImagePool,
-    targets: SwapTargets,
-    clip: ClipEmbedder,
+    n_pictures: int,
     out_dir: Path,
     config: LoopConfig,
     weights: SketchWeights = SketchWeights(),
+    *,
+    clip: ClipEmbedder | None = None,
+    targets: SwapTargets | None = None,
     batch_size: int = 8,
 ) -> dict:
-    """Train `model` on the first len(targets.texts) pictures of the pool, in place, and return the log; resumes from `out_dir`.
+    """Train `model` on the first pictures of the pool, in place, and return the log; resumes from `out_dir`.
 
     To save time, half of each batch is reconstructed and half takes part in each kind of cycle; where reconstruction is the only
     term, all of it is. Latents get noise of standard deviation 0.05, as in the VAE's own training.
 
     Args:
-        clip: frozen; `embed_images` must pass gradients.
-        targets: of those pictures, row by row.
+        clip: frozen; `embed_images` must pass gradients. Needed, like `targets`, where the effect has a weight.
+        targets: of those pictures, row by row (`sketch_targets`).
+
+    Raises:
+        BadInputError: no `clip`, or no targets of as many pictures, for the effect.
     """
+    if weights.effect and (clip is None or targets is None or len(targets.texts) != n_pictures):
+        raise BadInputError(f"The effect needs a CLIP and its targets of all {n_pictures} pictures: give both, or weigh the effect with 0.")
     n, half = batch_size, batch_size // 2
     alone = not (weights.restyled or weights.cycle or weights.effect)
 
     def step_loss(step: int) -> dict[str, Tensor]:
         random = np.random.default_rng([config.seed, step])
-        rows = batch_rows(len(targets.texts), n, step, config.seed)
+        rows = batch_rows(n_pictures, n, step, config.seed)
         a, b = pool.images(rows), np.roll(np.arange(n), 1)
         semantic, style = model.encode(a if alone else torch.cat([a, restyle(a, random)]))
         terms = {"prior": _prior(torch.cat([semantic[:n], style[:n]], 1))}
