@@ -65,8 +65,8 @@ folder = train_backbones(profile.work_dir / "backbones", only=SKETCH_NETWORKS) i
 # | b | y, seen as a picture | b |
 #
 # and CLIP looks at y: it should have gone to a's captions in content, and to b in what captions do not span. So the semantic block
-# is what survives another way of painting, and the style block what survives another place. The targets are pictures, so there is hardly a
-# network to please; no factor, no style word and no judge takes part.
+# is what survives another way of painting, and the style block what survives another place. The targets are pictures, and CLIP is
+# the only network to please, with a small weight; no factor, no style word and no judge takes part.
 #
 # Beside it: its *twin*, the same network trained as long for reconstruction only; and an *adapter*, a small invertible network between the
 # latents of the unchanged VAE and Q, trained on the same loss: what can be done where the VAE must not change.
@@ -91,7 +91,9 @@ for name, q in quality.items():
 # %% [markdown]
 # ## The scores
 #
-# As everywhere: judge *b*, pairs of test scenes, 95 % intervals over pairs. Each VAE has its own ceiling and its own trivial answers.
+# As everywhere: judge *b*, pairs of test scenes, 95 % intervals over pairs. Each VAE has its own ceiling and its own trivial
+# answers; the line in the figure is the sketch autoencoder's ceiling. The eigenproblem is the one that the trainings started from, fitted on other
+# pictures than that of `05_is_the_split_real`; the adapter was trained for fewer steps.
 
 # %%
 perfect = sketch_evidence.truths(scenes)

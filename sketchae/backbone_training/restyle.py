@@ -1,7 +1,8 @@
 """`restyle`: the picture as another hand might have painted it. Every edge keeps its place; colours, light and texture change.
 
 A random composition of changes that anybody may make to any picture (colours mixed, inverted, faded; a shade laid across; a
-pattern of strokes or grains laid over; blurred). It knows nothing of the styles that Scenes are painted in, and no label.
+pattern of strokes or grains laid over; blurred). It is given no label and no style of Scenes; that shades and
+strokes are among the changes was chosen by people who knew how Scenes are painted.
 """
 
 import numpy as np

@@ -12,7 +12,7 @@ x = [x_sem, x_sty], T a random `restyle`, Π a random roll of the style block ac
     prior            mean(x)² + (cov(x) - I)²              -> 0
 
 "-> a" is the squared error of pixels plus half that of their differences, as in the VAE's own training. No factor, no style word and no judge
-takes part. All terms but the last two have the picture itself as their target, so there is no network to please.
+takes part. All terms but the last two have the picture itself as their target; only the effect has a network, CLIP, to please.
 """
 
 from dataclasses import dataclass

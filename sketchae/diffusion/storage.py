@@ -49,7 +49,8 @@ def load_diffusion(
     """A trained model, in eval mode, its weights frozen.
 
     Args:
-        source: "embedded" (two noise levels, shipped with the package), "embedded-one" (its baseline with one level), or a folder.
+        source: a folder; "embedded" (two noise levels) and "embedded-one" (its baseline with one level) are where the package will keep
+            its own, which are not trained yet.
         codec, clip: what it is to be used with; refused where they are not those of its training.
         device: default: CUDA where there is one, else the CPU.
 
