@@ -5,8 +5,9 @@ x = Qz cut into a held and a free block,
 
     x_held <- (1 - s) x_held + s [Q (alpha z_ref + sigma n)]_held,        x_free <- x_free,        s: strength.
 
-This is ILVR (Choi et al. 2021, algorithm 1) with a projection on rows of Q for its low-pass filter. Q being orthogonal, Qn ~ N(0, I): at s = 1
-the held block carries the noise that the model expects at that level.
+The scheduler says what alpha and sigma are; in flow matching (rectified flow, Liu et al. 2023) alpha = 1 - sigma. This is ILVR (Choi et al.
+2021, algorithm 1) with a projection on rows of Q for its low-pass filter. Q being orthogonal, Qn ~ N(0, I): at s = 1 the held block carries the
+noise that the model expects at that level.
 """
 
 from typing import Any
@@ -30,13 +31,15 @@ class SketchLock:
         lock = SketchLock.from_picture(pipe, basis, picture)
         pipe("a house in watercolour", callback_on_step_end=lock)
 
-    For `StableDiffusionPipeline`, `StableDiffusionXLPipeline`, their image-to-image forms, and any pipeline whose callback is given `latents` of
-    four dimensions and whose scheduler has `add_noise`. Noise is added by that scheduler, at the timestep at which the model is called next;
-    after the scheduler's last step there is none, so that at strength 1 the block ends as the reference's. Where the pipeline stops earlier
-    (`denoising_end`), the latents are held at the level at which it stops.
+    For `StableDiffusionPipeline`, `StableDiffusionXLPipeline`, `StableDiffusion3Pipeline`, their image-to-image forms,
+    `sketchae.diffusion.SketchPipeline`, and any pipeline whose callback is given `latents` of four dimensions and whose scheduler has `add_noise`
+    (diffusion) or `scale_noise` (flow matching). Noise is added by the scheduler's `add_noise`, at the timestep at which the model is called
+    next, or as (1 - sigma) z_ref + sigma n with sigma = `scheduler.sigmas` there, shifted or not. After the scheduler's last step there is none,
+    so that at strength 1 the block ends as the reference's. Where the pipeline stops earlier (`denoising_end`), the latents are held at the level
+    at which it stops.
 
-    Only latents are held. The first call of the model sees what the pipeline starts from, and a multi-step solver (DPM++, PNDM) also uses
-    predictions of earlier steps, which are left as they are. A lock keeps nothing from one run to the next: the same lock, shapes and inputs
+    Only latents are held. The first call of the model sees what the pipeline starts from, and a solver that also uses predictions of earlier
+    steps (DPM++, PNDM, Heun) keeps them as they are. A lock keeps nothing from one run to the next: the same lock, shapes and inputs
     give the same pictures.
 
     Args:
@@ -52,7 +55,7 @@ class SketchLock:
 
     Raises:
         BadInputError: an argument out of range, or a basis for other latents. When called: `latents` are not among `callback_kwargs`, they do not
-            fit the reference, or the scheduler has no `add_noise`.
+            fit the reference, or the scheduler has neither `add_noise` nor `scale_noise`.
     """
 
     tensor_inputs = ("latents",)  # what diffusers' MultiPipelineCallbacks asks of each of its callbacks
@@ -88,6 +91,8 @@ class SketchLock:
     @classmethod
     def from_picture(cls, pipe: Any, basis: Split, image: Image.Image | Shaped[Tensor, "..."], **options: Any) -> "SketchLock":
         """A lock on a picture, encoded by the pipeline's own VAE: posterior mean, less `shift_factor`, times `scaling_factor`; not clipped.
+
+        Where the pipeline has an `encode` of its own (`SketchPipeline`), the reference is what that makes of the pixels.
 
         Args:
             pipe: a pipeline with a `vae`, an `AutoencoderKL` or `AutoencoderTiny`; it is left as it was.
@@ -158,13 +163,19 @@ def _next_index(pipe: Any, step_index: int, timestep: Any) -> int:
 def _noised(pipe: Any, index: int, z: Latents, noise: Latents) -> Latents:
     """alpha z + sigma n at the level of the scheduler's timestep number `index`; z itself behind the last."""
     scheduler = pipe.scheduler
-    if not hasattr(scheduler, "add_noise"):
+    flow = hasattr(scheduler, "scale_noise")
+    if not flow and not hasattr(scheduler, "add_noise"):
         raise BadInputError(
-            f"{type(scheduler).__name__} has no add_noise: give the pipeline a diffusion scheduler such as DDIMScheduler, "
-            "EulerDiscreteScheduler or DPMSolverMultistepScheduler."
+            f"{type(scheduler).__name__} has neither add_noise nor scale_noise: give the pipeline a scheduler such as DDIMScheduler, "
+            "EulerDiscreteScheduler or DPMSolverMultistepScheduler, or FlowMatchEulerDiscreteScheduler where the model was trained by flow matching."
         )
     if index >= len(scheduler.timesteps):
         return z
+    if flow:  # by hand: `scale_noise` looks the level up by the timestep, which can repeat or be one of the caller's own
+        sigma = scheduler.sigmas[index].to(z)
+        if getattr(scheduler.config, "invert_sigmas", False):
+            sigma = 1 - sigma  # there they are levels of the signal
+        return (1 - sigma) * z + sigma * noise
     timestep = scheduler.timesteps[index : index + 1]
     if getattr(scheduler, "begin_index", 0) is not None:
         return scheduler.add_noise(z, noise, timestep)
@@ -180,6 +191,8 @@ def _noised(pipe: Any, index: int, z: Latents, noise: Latents) -> Latents:
 @torch.no_grad()
 def _encode(pipe: Any, images: Shaped[Tensor, "..."]) -> Latents:
     """Pixels in [0, 1] to the pipeline's scaled latents, in float32. `DiffusersVAE` would freeze, recast and lay out the pipeline's VAE anew."""
+    if callable(getattr(pipe, "encode", None)):
+        return pipe.encode(images).float()
     from diffusers import AutoencoderKL, AutoencoderTiny  # here, so that a lock on latents does not load the models
 
     from sketchae.backbones.vae import check_images

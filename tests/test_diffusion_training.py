@@ -237,7 +237,7 @@ def test_the_command_trains_resumes_and_says_what_it_refuses(tmp_path, capsys):
     about = json.loads((folder / "one" / "provenance.json").read_text())
     assert about["loop"]["levels"] == "one" and about["loop"]["n_steps"] == 2 and str(tmp_path) not in json.dumps(about)
     assert json.loads((folder / "two" / "training_log.json").read_text())[-1]["step"] == 1
-    codec, clip = load_vae("embedded", device="cpu"), load_clip("embedded", device="cpu")
+    codec, clip = load_vae("sketch", device="cpu"), load_clip("embedded", device="cpu")
     model = load_diffusion(folder / "two", codec=codec, clip=clip, device="cpu")
     assert generate(model, ["a house by the sea, a watercolour"], codec, clip, n_steps=2, offset=0.5).shape == (1, 3, 128, 128)
     assert command.main([*common, "--levels", "two"]) == 0  # nothing left to do

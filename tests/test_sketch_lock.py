@@ -9,11 +9,11 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
+    DDIMInverseScheduler,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
@@ -422,10 +422,10 @@ def test_what_does_not_fit_the_pipeline_is_told(pipelines):
         generate(pipe, SketchLock(BASIS, reference()), callback_on_step_end_tensor_inputs=["prompt_embeds"])
     with pytest.raises(BadInputError, match="none of the scheduler's"):
         SketchLock(BASIS, reference())(pipe, 0, 1234, {"latents": reference()})
-    flow = FlowMatchEulerDiscreteScheduler()
-    flow.set_timesteps(2)
-    with pytest.raises(BadInputError, match="FlowMatchEulerDiscreteScheduler has no add_noise"):
-        SketchLock(BASIS, reference())(SimpleNamespace(scheduler=flow, num_timesteps=2), 0, flow.timesteps[0], {"latents": reference()})
+    inverse = DDIMInverseScheduler(**NOISE)
+    inverse.set_timesteps(2)
+    with pytest.raises(BadInputError, match="DDIMInverseScheduler has neither add_noise nor scale_noise: give"):
+        SketchLock(BASIS, reference())(SimpleNamespace(scheduler=inverse, num_timesteps=2), 0, inverse.timesteps[0], {"latents": reference()})
 
 
 def test_the_readmes_lines_run_on_a_tiny_pipeline(pipelines, tmp_path, monkeypatch):

@@ -121,14 +121,33 @@ def obedience(readings: Readings, prompts: PromptSet, kinds: Mapping[str, str] =
     Raises:
         BadInputError: readings that do not fit the prompts, a factor missing, or no prompt that names any of the factors.
     """
-    read = by_prompt(readings, kinds, "the readings", len(prompts))
-    wanted = checked_columns(prompts.wanted, kinds, "the prompts")
-    named = {factor: wanted[factor] >= 0 for factor in kinds}
-    if not any(rows.any() for rows in named.values()):
-        raise BadInputError(f"No prompt names {' or '.join(kinds)}: use prompts that do.")
-    # Where a factor is not named, the wanted value is never looked at: its prompt does not count.
-    asked = {factor: np.broadcast_to(np.maximum(wanted[factor], 0)[:, None], read[factor].shape) for factor in kinds}
-    return _agreement(asked, read, named, kinds, n_boot, name)
+    return _agreement(*_asked(readings, prompts, kinds), kinds, n_boot, name)
+
+
+@dataclass(frozen=True)
+class Gain(Result):
+    """How much κ is larger in one arm than in another, averaged as in `Agreement`; intervals over prompts, paired."""
+
+    semantic: float
+    style: float
+    mean: float
+    semantic_ci95: Interval
+    style_ci95: Interval
+    mean_ci95: Interval
+
+
+def obedience_gain(
+    readings: Readings, others: Readings, prompts: PromptSet, kinds: Mapping[str, str] = KINDS, *, n_boot: int = 1000, name: str = "obedience"
+) -> Gain:
+    """κ of `readings` less κ of `others`, pictures of the same prompts (and best of the same seeds), prompts resampled together.
+
+    Raises:
+        BadInputError: as `obedience`, for either.
+    """
+    first, second = (_kappas(*_asked(each, prompts, kinds), kinds, n_boot, name)[0] for each in (readings, others))
+    gains = {half: first[half] - second[half] for half in first}
+    spread = {half: interval(values[1:]) for half, values in gains.items()}
+    return Gain(*(float(gains[half][0]) for half in gains), *(spread[half] for half in gains))
 
 
 def preview_agreement(
@@ -267,6 +286,20 @@ def diversity(
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
+def _asked(
+    readings: Readings, prompts: PromptSet, kinds: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """By factor: what is wanted of each picture, what is read in it, and which prompts count."""
+    read = by_prompt(readings, kinds, "the readings", len(prompts))
+    wanted = checked_columns(prompts.wanted, kinds, "the prompts")
+    named = {factor: wanted[factor] >= 0 for factor in kinds}
+    if not any(rows.any() for rows in named.values()):
+        raise BadInputError(f"No prompt names {' or '.join(kinds)}: use prompts that do.")
+    # Where a factor is not named, the wanted value is never looked at: its prompt does not count.
+    asked = {factor: np.broadcast_to(np.maximum(wanted[factor], 0)[:, None], read[factor].shape) for factor in kinds}
+    return asked, read, named
+
+
 def _agreement(
     first: Mapping[str, np.ndarray],
     second: Mapping[str, np.ndarray],
@@ -275,6 +308,20 @@ def _agreement(
     n_boot: int,
     name: str,
 ) -> Agreement:
+    means, per_factor = _kappas(first, second, counts, kinds, n_boot, name)
+    values = (float(means[half][0]) for half in means)
+    return Agreement(*values, *(interval(means[half][1:]) for half in means), len(next(iter(first.values()))), per_factor)
+
+
+def _kappas(
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
+    kinds: Mapping[str, str],
+    n_boot: int,
+    name: str,
+) -> tuple[dict[str, np.ndarray], dict[str, FactorAgreement]]:
+    """κ and its replicates for "semantic", "style" and their "mean"; and every factor's."""
     n = len(next(iter(first.values())))
     weights = bootstrap_weights(n, n_boot, name)
     kappas, per_factor = {}, {}
@@ -290,14 +337,4 @@ def _agreement(
             kind, float(share[0]), float(chance[0]), float(kappa[0]), interval(kappa[1:]), int(counts[factor].sum())
         )
     means = kind_means(kappas, kinds)
-    both = nanmean(np.stack([means[kind] for kind in KIND_NAMES]))
-    return Agreement(
-        semantic=float(means["semantic"][0]),
-        style=float(means["style"][0]),
-        mean=float(both[0]),
-        semantic_ci95=interval(means["semantic"][1:]),
-        style_ci95=interval(means["style"][1:]),
-        mean_ci95=interval(both[1:]),
-        n_prompts=n,
-        per_factor=per_factor,
-    )
+    return means | {"mean": nanmean(np.stack([means[kind] for kind in KIND_NAMES]))}, per_factor

@@ -49,8 +49,7 @@ def load_diffusion(
     """A trained model, in eval mode, its weights frozen.
 
     Args:
-        source: a folder; "embedded" (two noise levels) and "embedded-one" (its baseline with one level) are where the package will keep
-            its own, which are not trained yet.
+        source: a folder; "embedded" (two noise levels) or "embedded-one" (its baseline with one), which ship with the package.
         codec, clip: what it is to be used with; refused where they are not those of its training.
         device: default: CUDA where there is one, else the CPU.
 

@@ -23,6 +23,7 @@ from sketchae.figures.leakage import leakage_heatmap
 from sketchae.figures.lerp_curves import lerp_curves
 from sketchae.figures.proxies import proxy_scatter
 from sketchae.figures.scores import per_factor_scores, score_dots
+from sketchae.figures.sketch_first import change_plane, cost_curves, film_strip
 from sketchae.figures.style import COLOURS, SEMANTIC_COLOUR, STYLE_COLOUR, render_png
 
 __all__ = [
@@ -32,8 +33,11 @@ __all__ = [
     "STYLE_COLOUR",
     "before_after",
     "change_of_basis",
+    "change_plane",
     "channel_panels",
     "choice_dots",
+    "cost_curves",
+    "film_strip",
     "heat_grid",
     "image_grid",
     "isotropy",

@@ -67,6 +67,7 @@ class Profile:
     n_lerp_pairs: int = 128
     n_proxy_bases: int = 40
     n_sketch_pairs: int = 64  # of test scenes, in 06
+    n_diffusion_check: int = 4  # pictures of the stored studies that 06 draws again
     # names of the fields that a caller set to something else than the profile's file says
     overridden: tuple[str, ...] = ()
 
@@ -213,7 +214,8 @@ _CHOICES = {"source": ("scenes", "hub", "folder"), "loss": ("mse", "l1"), "param
 _AT_LEAST_ONE = (
     *("n_train", "n_val", "n_test", "n_captions", "shard_size", "preprocess_batch_size", "n_semantic"),
     *("n_steps", "batch_size", "val_every", "n_pairs", "n_random_bases", "n_boot"),
-    *("n_fit_pictures", "n_effect_steps", "n_headline_pairs", "n_rival_pairs", "n_lerp_pairs", "n_proxy_bases", "n_sketch_pairs"),
+    *("n_fit_pictures", "n_effect_steps", "n_headline_pairs", "n_rival_pairs", "n_lerp_pairs", "n_proxy_bases"),
+    *("n_sketch_pairs", "n_diffusion_check"),
 )
 _SHARES = ("dependence", "alpha")
 _POSITIVE = ("lr", "latent_clip")
