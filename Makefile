@@ -55,10 +55,11 @@ test: setup
 	$(PY) -m pytest -m notebooks || status=1; \
 	exit $$status
 
-# The stored sweeps that 05 reads (hours): made again only where they are missing or were made for other backbones.
+# The stored sweeps that 05 and 06 read (hours): made again only where they are missing or were made for other backbones.
 sweeps: setup
 	$(PY) -m sketchae.sweeps
 	$(PY) -m sketchae.ablation
+	$(PY) -m sketchae.diffusion.studies
 
 lab: setup
 	$(PY) -m jupyterlab --notebook-dir=notebooks

@@ -46,6 +46,7 @@ from sketchae import SketchLock, figures, load_profile
 from sketchae.diffusion import SketchPipeline, embed_prompts, report, sample, studies
 from sketchae.diffusion.explorer import sketch_explorer
 from sketchae.diffusion.painting import draw_sketches, paint
+from sketchae.diffusion.picture_sets import plain
 from sketchae.diffusion.ship import train_network
 from sketchae.diffusion.studio import read
 from sketchae.record import Recorder
@@ -139,8 +140,9 @@ for name, row in {**rows, "the VAE's own": perfect}.items():
 
 # %%
 metrics = {"semantic": "content obeyed, κ", "style": "style obeyed, κ", "frechet": "Fréchet distance", "diversity_semantic": "diversity of content"}
-ceiling = {"semantic": perfect["semantic"], "style": perfect["style"], "frechet": perfect.get("frechet")}
-dots = figures.score_dots(rows, metrics=metrics, ceiling={key: value for key, value in ceiling.items() if value is not None})
+metrics = {name: label for name, label in metrics.items() if all(name in row for row in rows.values())}
+ceiling = {name: perfect[name] for name in metrics if name in perfect}
+dots = figures.score_dots(rows, metrics=metrics, ceiling=ceiling)
 alt = "Obedience to content and style words, Fréchet distance and diversity of four ways to draw, at equal numbers of evaluations."
 display(record.figure(dots, "obedience", alt=alt))
 
@@ -285,15 +287,15 @@ record.figure(figures.image_grid([row.images, painted], row_labels=["sketches", 
 
 # %% tags=["checks"]
 for name, row in {**{name: report.sample_row(stored, name) for name in studies.HEADLINE}, "reconstructed": perfect}.items():
-    record.value(name.replace(" ", "_"), report.plain(row))
-record.value("gain", {name.replace(" - ", "_over_").replace(" ", "_"): report.plain(g.values()) for name, g in gains.items()})
-record.value("offset", {name.removeprefix("Δt = "): report.plain(row) for name, row in offsets.items()})
-record.value("control", {report.key(name): report.plain(p) for points in plane.values() for name, p in points.items()})
+    record.value(name.replace(" ", "_"), plain(row))
+record.value("gain", {name.replace(" - ", "_over_").replace(" ", "_"): g.values() for name, g in gains.items()})
+record.value("offset", {name.removeprefix("Δt = "): plain(row) for name, row in offsets.items()})
+record.value("control", {report.key(name): plain(p) for points in plane.values() for name, p in points.items()})
 record.value("matched", {what: report.matched_sdedit(stored, what) for what in plane})
 record.value("best_raw_pair", report.redraw_label(report.best_raw_pair(stored)))
-record.value("preview", {report.key(name): report.plain(row) for name, row in previews.items()})
-record.value("choice", {by: report.plain(c.values()) for by, c in choices.items()})
-record.value("short", {report.key(name): report.plain(row) for name, row in short.items()})
+record.value("preview", {report.key(name): plain(row) for name, row in previews.items()})
+record.value("choice", {by: c.values() for by, c in choices.items()})
+record.value("short", {report.key(name): plain(row) for name, row in short.items()})
 record.value("speed", {report.key(name): [p["y"] for p in points] for name, points in lines.items()})
 record.value("guidance", studio.guidance)
 record.value("n_pictures", sizes.n_prompts * sizes.n_samples)

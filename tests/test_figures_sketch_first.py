@@ -133,7 +133,7 @@ def test_pictures_may_be_tensors():
     [
         (lambda: change_plane({}, **AXES), "at least one point"),
         (lambda: change_plane({"a": {"x": 0.1}}, **AXES), "a has no y"),
-        (lambda: change_plane({"a": {"x": 60, "y": 0.1}}, **AXES), "a has a share x outside"),
+        (lambda: change_plane({"a": {"x": 60, "y": 0.1}}, **AXES), "a has a x outside"),
         (lambda: change_plane(POINTS, good="top", **AXES), "choose one of upper right"),
         (lambda: cost_curves({}, **AXES), "at least one line"),
         (lambda: cost_curves({"a": []}, **AXES), "at least one point"),

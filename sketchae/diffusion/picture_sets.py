@@ -38,7 +38,7 @@ class Result:
 
     def values(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, for recording; None for what could not be measured."""
-        return _plain(dataclasses.asdict(self))  # type: ignore[call-overload]
+        return plain(dataclasses.asdict(self))  # type: ignore[call-overload]
 
 
 # --- Fréchet distance -------------------------------------------------------------------------------------------------
@@ -264,9 +264,10 @@ def _over_prompts(values: PerPrompt, n_boot: int, name: str) -> Interval:
     return bootstrap_ci(values, n_boot=n_boot, name=name) if len(values) > 1 else (NAN, NAN)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Tuples as lists, and None for numbers that are not finite, at any depth: for JSON and for recording."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -269,8 +269,3 @@ def text(found: Any, names: str | Sequence[str] = ("semantic", "style"), form: s
 def key(name: str) -> str:
     """A name for `Recorder.value`: "hold, two, style" becomes "hold_two_style"."""
     return "_".join(re.findall(r"[\w.]+", name))
-
-
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for `Recorder.value`: None for what was not measured."""
-    return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in row.items()}
