@@ -267,19 +267,19 @@ def test_labels_are_all_different():
 
 def test_feedback_and_speed(made_up):
     row = report.preview_row(made_up, "sequential")
-    assert row["semantic"] == row["style"] == 1 and row["share_of_cost"] == 9 / 16
+    assert row["semantic"] == row["style"] == 1 and row["share_of_cost"] == 7 / 12
     choice = report.choice(made_up, "sequential", "a")
     assert choice.one.expected < choice.late.expected < choice.early.expected and choice.gain_ci95[0] > 0
     assert report.choice(made_up, "sequential", "clip").early.expected > choice.one.expected
-    assert report.preview_row(made_up, "sequential, 2 of 16 steps")["share_of_cost"] == 3 / 16
+    assert report.preview_row(made_up, "sequential, 2 of 12 steps")["share_of_cost"] == 3 / 12
     lines = report.speed_lines(made_up)
     assert {name: [p["x"] for p in line] for name, line in lines.items()} == {
-        "two levels, together": [4, 8, 16],
-        "two levels, sketch 0.3 ahead": [4, 8, 16],
-        "two levels, sketch first": [4, 8, 16],
-        "one level": [4, 8, 16],
+        "two levels, together": [4, 8, 12],
+        "two levels, sketch 0.3 ahead": [4, 8, 12],
+        "two levels, sketch first": [4, 8, 12],
+        "one level": [4, 8, 12],
     }
-    assert list(report.short_sketches(made_up)) == ["1 of 4", "2 of 4", "2 of 8", "4 of 8", "2 of 16", "4 of 16", "8 of 16"]
+    assert list(report.short_sketches(made_up)) == ["1 of 4", "2 of 4", "2 of 8", "4 of 8", "2 of 12", "4 of 12", "6 of 12"]
 
 
 def test_readings_are_of_real_pictures():

@@ -58,7 +58,7 @@ class Sizes:
         n_real: scenes that pictures are compared with.
     """
 
-    n_steps: int = 16
+    n_steps: int = 12
     n_prompts: int = 500
     n_samples: int = 4
     n_few: int = 100
@@ -107,7 +107,7 @@ SPEED = {
     **{f"joint, {n} steps": Arm("two", 0, n) for n in (4, 8)},
     **{f"one level, {n} steps": Arm("one", 0, n) for n in (4, 8)},
     **{f"ahead, {n} steps": Arm("two", 0.3, n) for n in (4, 8)},
-    **{f"sequential, {m} of {n} steps": Arm("two", 1, n, m) for n, m in ((4, 1), (4, 2), (8, 2), (8, 4), (16, 2), (16, 4))},
+    **{f"sequential, {m} of {n} steps": Arm("two", 1, n, m) for n, m in ((4, 1), (4, 2), (8, 2), (8, 4), (12, 2), (12, 4))},
 }
 ARMS = HEADLINE | OFFSETS | SPEED
 STRENGTHS = (0.4, 0.6, 0.8)
