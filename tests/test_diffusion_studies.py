@@ -287,3 +287,14 @@ def test_readings_are_of_real_pictures():
     tables = read(render(scenes).images, " preview")
     right = np.mean([tables["b preview"][:, i].numpy() == scenes.factors[factor] for i, factor in enumerate(FACTORS)])
     assert set(tables) == {"a preview", "b preview"} and right > 0.9
+
+
+def test_what_ships_belongs_together_and_is_whole():
+    found = studies.load_studies(studio=studies.load_studio())
+    sizes = found.sizes
+    assert sizes == Sizes() and found.numbers["guidance"]["chosen"] in studies.GUIDANCE
+    for name, arm in studies.ARMS.items():
+        assert len(found.readings[name]["b"]) == sizes.n_samples * (sizes.n_few if arm.few else sizes.n_prompts), name
+        assert found.numbers[name]["frechet"]["distance"] > 0
+    for name in studies.REDRAWS:
+        assert len(found.readings[name]["b"]) == sizes.n_control, name
