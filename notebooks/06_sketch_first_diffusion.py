@@ -91,7 +91,7 @@ for strength, row in report.guidance_table(stored).items():
 # sketch and the style still hold.
 
 # %%
-prompt = "three large trees on the left with rolling hills behind under the sun, a watercolour in autumn colours"
+prompt = "three large trees on the left with rolling hills behind under the sun, a flat illustration in autumn colours"
 told, empty = embed_prompts(studio.clip, [prompt]), embed_prompts(studio.clip, [""])
 strips, levels = {}, {}
 for label, model, offset in (("one level", one, 0), ("two levels,\ntogether", two, 0), ("sketch\n0.3 ahead", two, 0.3), ("sketch first", two, 1)):
@@ -197,17 +197,20 @@ ways += ["a flat illustration in charcoal colours", "a pointillist painting in o
 sketch = draw_sketches(two, studio.codec, studio.clip, content, seeds=[5], guidance=studio.guidance)
 paintings = [paint(two, studio.codec, studio.clip, f"{content}, {way}", sketch.x_semantic, seeds=[5], guidance=studio.guidance)[0] for way in ways]
 alt = "One sketch, and the same sketch painted from eight descriptions of a style."
-record.figure(figures.image_grid([[sketch.images[0], *paintings[:4]], [None, *paintings[4:]]], width_in=6.5), "one_sketch", alt=alt)
+labels = ["the sketch", *(way.split(" ")[1] + "\n" + way.split(" ")[-2] for way in ways)]
+record.figure(figures.image_grid([[sketch.images[0], *paintings]], column_labels=labels), "one_sketch", alt=alt)
 
 # %%
 subjects = ["a large house on a plain", "three small trees in front of hills", "a big sailboat at sea", "two large cacti in the fields"]
-subjects += [f"{subject} under the moon" for subject in subjects]
+subjects += ["a small windmill before the hills", "three large pines in a field", "a large balloon with a city behind"]
+subjects += ["two big mushrooms on a plain"]
 x = studio.draw(two, ["a small house by the sea, a watercolour in ocean colours"], [7], n_steps=sizes.n_steps)
 prompts = [f"{subject}, a watercolour in ocean colours" for subject in subjects]
 held = studio.draw(two, prompts, range(8), n_steps=sizes.n_steps, hold_style=x[:, two.n_semantic :].expand(8, -1, -1, -1))
 origin, drawn = studio.pictures(two, x)[0], studio.pictures(two, held)
 alt = "One picture, and its style block under eight other sketches."
-record.figure(figures.image_grid([[origin, *drawn[:4]], [None, *drawn[4:]]], width_in=6.5), "one_style", alt=alt)
+labels = ["the style", *("\n".join(subject.split(" ")[1:3]) for subject in subjects)]
+record.figure(figures.image_grid([[origin, *drawn]], column_labels=labels), "one_style", alt=alt)
 
 # %% [markdown]
 # ## Feedback
