@@ -29,6 +29,15 @@ def test_the_ten_lines_run(monkeypatch):
     assert (names["swapped"] - names["same"]).abs().mean() > 0.01
 
 
+def test_the_sketch_first_lines_run():
+    names: dict = {}
+    exec(compile(python_of("## Sketch first, then paint"), "README.md", "exec"), names)
+    sketches, paintings = names["sketches"], names["paintings"]
+    assert sketches.images.shape == paintings.shape == (4, 3, 128, 128) and paintings.min() >= 0 and paintings.max() <= 1
+    again = names["model"].encode(names["vae"].encode(paintings))[:, :2]
+    assert (again - sketches.x_semantic[2:3]).square().mean() < (again - sketches.x_semantic[1:2]).square().mean()
+
+
 @pytest.mark.parametrize("document", ["README.md", "paper.md", "sketchae/assets/MODEL_CARD.md", "sketchae/scenes/DATA_CARD.md"])
 def test_every_link_to_a_file_leads_somewhere(document):
     path = ROOT / document
