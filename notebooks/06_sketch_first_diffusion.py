@@ -21,8 +21,8 @@
 #
 # **In:** nothing (networks and studies ship with the package). **Out:** obedience, control, feedback and speed, measured; pictures, an explorer;
 # figures and numbers `sketch_first_diffusion.*`.
-# **Cost:** about 3 minutes on two CPU cores. `RETRAIN = True` trains both models (about 75 minutes each on one core) and draws
-# the studies anew (an hour or more).
+# **Cost:** about a minute on two CPU cores. `RETRAIN = True` trains both models (about 80 minutes each on one core) and draws
+# the studies anew (half an hour or more).
 
 # %%
 import importlib.util

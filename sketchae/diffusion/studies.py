@@ -1,6 +1,6 @@
 """The studies of `06_sketch_first_diffusion`: some eighteen thousand pictures, drawn and read once, kept with their manifest.
 
-    python -m sketchae.diffusion.studies    # an hour or more on two cores; interrupted, it continues; two at once share the work
+    python -m sketchae.diffusion.studies    # half an hour or more on two cores; interrupted, it continues; two at once share the work
 
 A study is made of *arms*, each a way to draw pictures from prompts. What is kept of an arm are the judges' readings of every picture, from which
 all statistics are computed anew, and its Fréchet distance. All arms draw from the same prompts and seeds, and so from the same noise: they are
