@@ -8,10 +8,11 @@ import torch
 
 from sketchae.backbones import load_clip, load_vae, own_basis
 from sketchae.basis import random_basis
-from sketchae.diffusion import SketchDiffusion, build_unet, report, sample, studies
+from sketchae.diffusion import SketchDiffusion, arms, build_unet, report, sample, studies
+from sketchae.diffusion.arms import Arm, Redraw, Sizes
 from sketchae.diffusion.evaluation import obedience, obedience_gain
 from sketchae.diffusion.ship import install_diffusion
-from sketchae.diffusion.studies import Arm, Redraw, Sizes, Studies
+from sketchae.diffusion.studies import Studies
 from sketchae.diffusion.studio import Studio, Turned, clip_scores, read
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.scenes import FACTORS, SEMANTIC_FACTORS, STYLE_FACTORS, render, split_scenes
@@ -37,7 +38,7 @@ def few_arms(monkeypatch):
     monkeypatch.setattr(studies, "HEADLINE", {"joint": Arm("two", few=False), "sequential": Arm("two", 1, few=False)})
     monkeypatch.setattr(studies, "OFFSETS", {"offset -1": Arm("two", -1)})
     monkeypatch.setattr(studies, "SPEED", {"sequential, 1 of 3 steps": Arm("two", 1, 3, 1)})
-    monkeypatch.setattr(studies, "REDRAWS", {"hold, two, style": Redraw("two", "style", "hold"), "raw 0-2, style": studies.REDRAWS["raw 0-2, style"]})
+    monkeypatch.setattr(studies, "REDRAWS", {"hold, two, style": Redraw("two", "style", "hold"), "raw 0-2, style": arms.REDRAWS["raw 0-2, style"]})
     monkeypatch.setattr(studies, "GUIDANCE", (1.0, 2.0))
 
 
@@ -73,22 +74,22 @@ def test_turned_coordinates_draw_the_same_pictures_and_hold_their_own_channels(s
 
 @pytest.mark.parametrize("how", ["hold", "raw", "sdedit", "words", "anew"])
 def test_a_redraw_keeps_what_it_says(studio, how):
-    prompts, model = studies.control_prompts(2), studio.models["one"]
+    prompts, model = arms.control_prompts(2), studio.models["one"]
     x0 = torch.randn(2, 4, 16, 16)
     redraw = Redraw("one", "style", how, strength=0.5, channels=(3, 1))
-    x = studies.redraw_pictures(studio, redraw, x0, prompts.style, range(2), 2)
+    x = arms.redraw_pictures(studio, redraw, x0, prompts.style, range(2), 2)
     raw = lambda x: torch.einsum("ji,njhw->nihw", model.basis.Q.float(), x)  # noqa: E731 - channels of the VAE
     assert torch.equal(x[:, :2], x0[:, :2]) == (how == "hold")
     assert torch.allclose(raw(x)[:, [3, 1]], raw(x0)[:, [3, 1]], atol=1e-5) == (how == "raw")
     plain = studio.draw(model, prompts.style.prompts, range(2), n_steps=2)
     assert torch.allclose(x, plain, atol=1e-5) == (how == "words")
     if how == "hold":
-        back = studies.redraw_pictures(studio, dataclasses.replace(redraw, redrawn="content"), x0, prompts.content, range(2), 2)
+        back = arms.redraw_pictures(studio, dataclasses.replace(redraw, redrawn="content"), x0, prompts.content, range(2), 2)
         assert torch.equal(back[:, 2:], x0[:, 2:])
 
 
 def test_control_prompts_change_the_words_of_one_kind_only():
-    prompts, scenes = studies.control_prompts(20), split_scenes("test", 40)
+    prompts, scenes = arms.control_prompts(20), split_scenes("test", 40)
     for i in range(20):
         original, style, content = (getattr(prompts, name).prompts[i].split(", ") for name in ("original", "style", "content"))
         assert original[0] == style[0] and original[-1] == content[-1]
@@ -124,7 +125,7 @@ def test_studies_resume_and_are_refused_for_other_networks(studio, few_arms, tmp
     assert found.sizes == TINY and found.numbers["guidance"]["chosen"] in (1.0, 2.0)
     assert found.readings["joint"]["b"].shape == (6, len(FACTORS)) and found.readings["offset -1"]["a"].shape == (4, len(FACTORS))
     assert "b preview" in found.readings["sequential, 1 of 3 steps"] and "x" not in found.readings["original, two"]
-    prompts = studies.prompts_of_test_scenes(3).repeated(2)
+    prompts = arms.prompts_of_test_scenes(3).repeated(2)
     same = dataclasses.replace(studio, guidance=found.numbers["guidance"]["chosen"])
     images = studio.pictures(studio.models["two"], same.draw(studio.models["two"], prompts, range(6), n_steps=2))
     np.testing.assert_array_equal(found.readings["joint"]["b"], read(images)["b"].numpy())
@@ -199,11 +200,11 @@ def shown(wanted: dict[str, np.ndarray], n_samples: int, share: float, seed: int
 @pytest.fixture(scope="module")
 def made_up():
     """Studies of a world in which we know who obeys: "joint" always, "one level" never, all others half of the time."""
-    prompts, control = studies.prompts_of_test_scenes(60), studies.control_prompts(60)
+    prompts, control = arms.prompts_of_test_scenes(60), arms.control_prompts(60)
     shares = {"joint": 1.0, "one level": 0.0}
     readings, numbers = {}, {"reconstructed": {"frechet": None}, "guidance": {"chosen": 2.0}}
     readings["reconstructed"] = {"b": shown(prompts.wanted, 1, 1.0, 9)}
-    for i, (name, arm) in enumerate(studies.ARMS.items()):
+    for i, (name, arm) in enumerate(arms.ARMS.items()):
         n = SIZES.n_few if arm.few else SIZES.n_prompts
         wanted = {factor: values[:n] for factor, values in prompts.wanted.items()}
         table = shown(wanted, 4, shares.get(name, 0.5), i)
@@ -212,7 +213,7 @@ def made_up():
         numbers[name] = {"frechet": None}
     for levels in ("two", "one"):
         readings[f"original, {levels}"] = {"b": shown(control.original.wanted, 1, 1.0, 1)}
-    for i, (name, redraw) in enumerate(studies.REDRAWS.items()):
+    for i, (name, redraw) in enumerate(arms.REDRAWS.items()):
         words, kinds = getattr(control, redraw.redrawn).wanted, STYLE_FACTORS if redraw.redrawn == "style" else SEMANTIC_FACTORS
         table = shown(words, 1, 1.0 if redraw.how == "hold" else 0.3, 100 + i, ALL if redraw.how == "hold" else kinds)
         if redraw.how == "hold":
@@ -241,7 +242,7 @@ def test_gains_are_paired_differences(made_up):
     assert back.style == -gain.style and back.style_ci95 == tuple(-x for x in reversed(gain.style_ci95))
     same = report.gain(made_up, "joint", "joint")
     assert same.mean == 0 and same.mean_ci95 == (0, 0)
-    prompts = studies.prompts_of_test_scenes(60)
+    prompts = arms.prompts_of_test_scenes(60)
     first, second = made_up.read("joint"), made_up.read("sequential")
     direct = obedience_gain(first, second, prompts, n_boot=10)
     assert direct.semantic == pytest.approx(obedience(first, prompts).semantic - obedience(second, prompts).semantic)
@@ -254,13 +255,33 @@ def test_control_tells_who_holds(made_up):
         assert rows[f"anew, {what}"]["x"] < 0.5 and rows[f"anew, {what}"]["y"] < 0.5
         points, curves = report.control_chart(made_up, what)
         assert len(points) == (5 if what == "style" else 4) and [p["text"] for p in next(iter(curves.values()))] == ["0.4", "0.6", "0.8", "1"]
-    assert report.matched_sdedit(made_up, "style") is None or 0.4 <= report.matched_sdedit(made_up, "style")["strength"] <= 1
-    assert report.best_raw_pair(made_up) in studies.REDRAWS
+
+
+def test_sdedit_is_matched_by_what_the_held_sketch_changes_and_the_best_raw_pair_is_found():
+    """Of 80 pictures, the first so many changed: SDEdit at 0.4, 0.6, 0.8 and 1 changes 20, 40, 60, 80 in style, and half as many in content."""
+    before = np.zeros((80, len(FACTORS)), dtype=np.uint8)
+
+    def changed(n_style: int, n_content: int) -> dict[str, np.ndarray]:
+        after = before.copy()
+        for i, factor in enumerate(FACTORS):
+            after[: n_content if factor in SEMANTIC_FACTORS else n_style, i] = 1
+        return {"b": after}
+
+    readings = {f"original, {levels}": {"b": before} for levels in ("two", "one")}
+    readings |= {name: changed(80, 80) for name in arms.REDRAWS}
+    readings |= {f"sdedit {0.2 + 0.2 * i:g}, style": changed(20 * i, 10 * i) for i in (1, 2, 3)} | {"anew, style": changed(80, 40)}
+    readings |= {"hold, two, style": changed(50, 4), "hold, one, style": changed(10, 0)}
+    wanted = arms.control_prompts(80).style.wanted
+    readings["raw 1-2, style"] = {"b": (shown(wanted, 1, 1.0, 0) * [f in STYLE_FACTORS for f in FACTORS]).astype(np.uint8)}
+    found = Studies(dataclasses.asdict(dataclasses.replace(SIZES, n_control=80)), {}, readings, {})
+    assert report.matched_sdedit(found, "style", "two") == pytest.approx({"strength": 0.7, "kept": 1 - 25 / 80, "hold_kept": 0.95})
+    assert report.matched_sdedit(found, "style", "one") is None  # SDEdit never changes so little
+    assert report.best_raw_pair(found) == "raw 1-2, style"
 
 
 def test_labels_are_all_different():
     for what in ("style", "content"):
-        names = [name for name, redraw in studies.REDRAWS.items() if redraw.redrawn == what]
+        names = [name for name, redraw in arms.REDRAWS.items() if redraw.redrawn == what]
         assert len({report.redraw_label(name) for name in names}) == len(names)
         assert len({report.key(name) for name in names}) == len(names)
 
@@ -293,8 +314,8 @@ def test_what_ships_belongs_together_and_is_whole():
     found = studies.load_studies(studio=studies.load_studio())
     sizes = found.sizes
     assert sizes == Sizes() and found.numbers["guidance"]["chosen"] in studies.GUIDANCE
-    for name, arm in studies.ARMS.items():
+    for name, arm in arms.ARMS.items():
         assert len(found.readings[name]["b"]) == sizes.n_samples * (sizes.n_few if arm.few else sizes.n_prompts), name
         assert found.numbers[name]["frechet"]["distance"] > 0
-    for name in studies.REDRAWS:
+    for name in arms.REDRAWS:
         assert len(found.readings[name]["b"]) == sizes.n_control, name

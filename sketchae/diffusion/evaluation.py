@@ -121,7 +121,7 @@ def obedience(readings: Readings, prompts: PromptSet, kinds: Mapping[str, str] =
     Raises:
         BadInputError: readings that do not fit the prompts, a factor missing, or no prompt that names any of the factors.
     """
-    return _agreement(*_asked(readings, prompts, kinds), kinds, n_boot, name)
+    return _agreement(*_kappas(*_asked(readings, prompts, kinds), kinds, n_boot, name), len(prompts))
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def preview_agreement(
     """
     first, second = paired(preview, finished, kinds, "the previews", "the pictures", n_samples)
     everywhere = {factor: np.ones(len(values), dtype=bool) for factor, values in first.items()}
-    return _agreement(first, second, everywhere, kinds, n_boot, name)
+    return _agreement(*_kappas(first, second, everywhere, kinds, n_boot, name), len(next(iter(first.values()))))
 
 
 def obeyed(readings: Readings, prompts: PromptSet, kinds: Mapping[str, str] = KINDS) -> Scores:
@@ -300,17 +300,9 @@ def _asked(
     return asked, read, named
 
 
-def _agreement(
-    first: Mapping[str, np.ndarray],
-    second: Mapping[str, np.ndarray],
-    counts: Mapping[str, np.ndarray],
-    kinds: Mapping[str, str],
-    n_boot: int,
-    name: str,
-) -> Agreement:
-    means, per_factor = _kappas(first, second, counts, kinds, n_boot, name)
+def _agreement(means: Mapping[str, np.ndarray], per_factor: dict[str, FactorAgreement], n_prompts: int) -> Agreement:
     values = (float(means[half][0]) for half in means)
-    return Agreement(*values, *(interval(means[half][1:]) for half in means), len(next(iter(first.values()))), per_factor)
+    return Agreement(*values, *(interval(means[half][1:]) for half in means), n_prompts, per_factor)
 
 
 def _kappas(

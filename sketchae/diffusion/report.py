@@ -8,6 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from sketchae.diffusion.arms import (
+    ARMS,
+    HEADLINE,
+    RAW_PAIRS,
+    REDRAWS,
+    SPEED,
+    STRENGTHS,
+    control_prompts,
+    prompts_of_test_scenes,
+)
 from sketchae.diffusion.evaluation import (
     Agreement,
     Gain,
@@ -17,21 +27,10 @@ from sketchae.diffusion.evaluation import (
     obeyed,
     preview_agreement,
 )
-from sketchae.diffusion.picture_sets import BestOf, SketchChoice, best_of_n, choose_sketches
+from sketchae.diffusion.picture_sets import SketchChoice, choose_sketches
 from sketchae.diffusion.readings import KINDS
 from sketchae.diffusion.redraws import Control, control, matched
-from sketchae.diffusion.studies import (
-    ARMS,
-    HEADLINE,
-    RAW_PAIRS,
-    REDRAWS,
-    SPEED,
-    STRENGTHS,
-    Arm,
-    Studies,
-    control_prompts,
-    prompts_of_test_scenes,
-)
+from sketchae.diffusion.studies import Studies
 from sketchae.errors import BadInputError
 
 NAMES = {
@@ -157,9 +156,12 @@ def control_chart(studies: Studies, redrawn: str) -> tuple[dict[str, Row], dict[
     return points, {"SDEdit, one level, by strength": curve}
 
 
-def matched_sdedit(studies: Studies, redrawn: str) -> Row | None:
-    """SDEdit where it changes as much as holding the other block does: its strength, and what it keeps; None where it never does."""
-    hold = redraw_result(studies, f"hold, two, {redrawn}").control
+def matched_sdedit(studies: Studies, redrawn: str, levels: str) -> Row | None:
+    """SDEdit where it changes as much as holding the other block does, by the model with `levels`: its strength, and what both keep.
+
+    None where it never changes as much.
+    """
+    hold = redraw_result(studies, f"hold, {levels}, {redrawn}").control
     curve = {s: redraw_result(studies, f"sdedit {s:g}, {redrawn}").control for s in STRENGTHS}
     curve[1.0] = redraw_result(studies, f"anew, {redrawn}").control
     by, other = ("style", "semantic") if redrawn == "style" else ("semantic", "style")
@@ -179,19 +181,19 @@ def best_raw_pair(studies: Studies) -> str:
 # --- feedback ---------------------------------------------------------------------------------------------------------
 
 
-def sketched_arms(studies: Studies) -> dict[str, tuple[Arm, int, int]]:
-    """Arms that draw the sketch first: the arm, its steps, and how many of them are the sketch's."""
+def sketched_arms(studies: Studies) -> dict[str, tuple[int, int]]:
+    """Arms that draw the sketch first: their steps, and how many of them are the sketch's."""
     found = {}
     for name, arm in {**HEADLINE, **SPEED}.items():
-        if arm.offset == 1 and f"{name}" in studies.readings:
+        if arm.offset == 1:
             n_steps = arm.n_steps or studies.sizes.n_steps
-            found[name] = (arm, n_steps, arm.n_semantic_steps or (n_steps + 1) // 2)
+            found[name] = (n_steps, arm.n_semantic_steps or (n_steps + 1) // 2)
     return found
 
 
 def preview_row(studies: Studies, name: str) -> Row:
     """How well the preview foretells the picture (κ), and at which share of its evaluations."""
-    _, n_steps, n_semantic = sketched_arms(studies)[name]
+    n_steps, n_semantic = sketched_arms(studies)[name]
     found = preview_agreement(studies.read(name, "b preview"), studies.read(name), n_samples=studies.sizes.n_samples, name="preview")
     return _obeyed(found) | {"share_of_cost": (n_semantic + 1) / n_steps}
 
@@ -199,7 +201,7 @@ def preview_row(studies: Studies, name: str) -> Row:
 def choice(studies: Studies, name: str, by: str = "clip") -> SketchChoice:
     """Choosing among sketches by CLIP (or judge a) against finished pictures at equal cost; judge b counts the semantic factors obeyed."""
     sizes = studies.sizes
-    _, n_steps, n_semantic = sketched_arms(studies)[name]
+    n_steps, n_semantic = sketched_arms(studies)[name]
     semantic = {factor: kind for factor, kind in KINDS.items() if kind == "semantic"}
     readings = studies.readings[name]
     n_prompts = len(readings["b"]) // sizes.n_samples
@@ -214,18 +216,6 @@ def choice(studies: Studies, name: str, by: str = "clip") -> SketchChoice:
     named = np.isfinite(finished).all(1)
     options = {"n_steps": n_steps, "n_semantic_steps": n_semantic, "name": "best of n"}
     return choose_sketches(chosen(" preview")[named], finished[named], sizes.n_samples, chosen_by=chosen("")[named], **options)
-
-
-def best_of_all(studies: Studies, name: str, by: str = "clip") -> BestOf:
-    """The best of all finished pictures of a prompt, whatever they cost."""
-    prompts = prompts_of_test_scenes(len(studies.readings[name]["b"]) // studies.sizes.n_samples)
-    semantic = {factor: kind for factor, kind in KINDS.items() if kind == "semantic"}
-    finished = obeyed(studies.read(name), prompts, semantic)
-    if by == "clip":
-        scores = studies.readings[name]["clip"].reshape(finished.shape).astype(np.float64)
-    else:
-        scores = obeyed(studies.read(name, "a"), prompts, semantic)
-    return best_of_n(finished, studies.sizes.n_samples, scores, name="best of n")
 
 
 # --- speed ------------------------------------------------------------------------------------------------------------
@@ -248,7 +238,7 @@ def speed_lines(studies: Studies, metric: str = "mean") -> dict[str, list[Row]]:
 def short_sketches(studies: Studies) -> dict[str, Row]:
     """Sequential arms of `n_steps` evaluations by how many of them the sketch gets."""
     rows = {}
-    for name, (_, n_steps, n_semantic) in sorted(sketched_arms(studies).items(), key=lambda item: item[1][1:]):
+    for name, (n_steps, n_semantic) in sorted(sketched_arms(studies).items(), key=lambda item: item[1]):
         rows[f"{n_semantic} of {n_steps}"] = sample_row(studies, name, few=True)
     return rows
 
