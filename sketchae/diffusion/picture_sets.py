@@ -148,7 +148,7 @@ def best_of_n(scores: Scores, n: float | int, chosen_by: OtherScores | None = No
     Raises:
         BadInputError: n below 1 or above the size of the pool, no prompt, a score that is not finite, or another shape of `chosen_by`.
     """
-    return _summary(_expected_best(scores, n, chosen_by), n, scores.shape[1], n_boot, name)
+    return _summary(expected_best(scores, n, chosen_by), n, scores.shape[1], n_boot, name)
 
 
 def finished_for_sketches(n_sketches: int, n_steps: int, n_semantic_steps: int, n_preview: int = 1) -> float:
@@ -195,7 +195,7 @@ def choose_sketches(
     n_finished = finished_for_sketches(n_sketches, n_steps, n_semantic_steps, n_preview)
     n_pool = finished_scores.shape[1]
     ways = ((n_sketches, preview_scores), (n_finished, chosen_by), (1, None))
-    means = [_expected_best(finished_scores, n, by) for n, by in ways]
+    means = [expected_best(finished_scores, n, by) for n, by in ways]
     early, late, one = (_summary(mean, n, n_pool, n_boot, name) for mean, (n, _) in zip(means, ways, strict=True))
     gain = means[0] - means[1]
     return SketchChoice(early, late, one, float(gain.mean()), _over_prompts(gain, n_boot, name))
@@ -231,7 +231,8 @@ def _check(x: np.ndarray, y: np.ndarray) -> None:
         raise BadInputError("A feature is NaN or infinite: leave out the pictures that the judge could not read.")
 
 
-def _expected_best(scores: Scores, n: float | int, chosen_by: OtherScores | None) -> PerPrompt:
+def expected_best(scores: Scores, n: float | int, chosen_by: OtherScores | None = None) -> PerPrompt:
+    """`best_of_n` prompt by prompt."""
     by = scores if chosen_by is None else chosen_by
     if by.shape != scores.shape:
         raise BadInputError(f"Scores of shape {scores.shape} cannot be chosen by scores of shape {by.shape}: give one for each picture.")

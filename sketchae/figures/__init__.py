@@ -19,6 +19,7 @@ from sketchae.figures.grids import (
     mix_grid,
 )
 from sketchae.figures.landscape import plane_landscape
+from sketchae.figures.latent_models import code_maps, contact_sheets
 from sketchae.figures.leakage import leakage_heatmap
 from sketchae.figures.lerp_curves import lerp_curves
 from sketchae.figures.proxies import proxy_scatter
@@ -36,6 +37,8 @@ __all__ = [
     "change_plane",
     "channel_panels",
     "choice_dots",
+    "code_maps",
+    "contact_sheets",
     "cost_curves",
     "film_strip",
     "heat_grid",

@@ -92,7 +92,11 @@ class DiscreteVAE(ModelMixin, ConfigMixin):
 
     def encode(self, images: Float[Tensor, "n 3 height width"]) -> Int[Tensor, "n h w"]:
         """Pictures in [0, 1] to hard codes."""
-        return self._distances(self.encoder(images)).argmin(1)
+        return self.nearest(self.encoder(images))
+
+    def nearest(self, z_e: Float[Tensor, "n code_dim h w"]) -> Int[Tensor, "n h w"]:
+        """argmin_i |z_e - e_i|, which is argmax_i log π_i, at every place."""
+        return self._distances(z_e).argmin(1)
 
     def _distances(self, z_e: Float[Tensor, "n code_dim h w"]) -> Float[Tensor, "n codes h w"]:
         """|z_e - e_i|² but for |z_e|², which is the same for all codes."""
@@ -114,7 +118,7 @@ class DiscreteVAE(ModelMixin, ConfigMixin):
         found = MiniBatchKMeans(len(self.codebook), batch_size=4096, n_init=1, max_iter=30, random_state=0).fit(features)
         self.codebook.copy_(torch.from_numpy(found.cluster_centers_))
         variance = np.square(features - found.cluster_centers_[found.predict(features)]).mean()
-        self.log_sharpness.fill_(-float(np.log(8 * 2 * variance)))
+        self.log_sharpness.fill_(-float(np.log(8 * 2 * max(float(variance), 1e-6))))  # as many codes as features leave no variance
 
     def mix(self, weights: Float[Tensor, "n codes h w"]) -> Float[Tensor, "n code_dim h w"]:
         """z = Σ_i y_i e_i."""
@@ -197,8 +201,8 @@ def train_dvae(
         return {**terms, "loss": terms["loss"] + kl_weight * kl, "kl": kl}
 
     first = fit(model, continuous, replace(config, n_steps=-(-config.n_steps // 3)), out_dir / "continuous", "dVAE, without codes")
-    starts = range(0, min(n_start, len(pool)), 64)
-    model.start_codebook(pool.images(np.arange(i, min(i + 64, len(pool)))) for i in starts)
+    n_start = min(n_start, len(pool))
+    model.start_codebook(pool.images(np.arange(i, min(i + 64, n_start))) for i in range(0, n_start, 64))
     second = fit(model, discrete, config, out_dir, "dVAE")
     done = first["log"][-1]["step"] + 1
     log = first["log"] + [{**row, "step": row["step"] + done} for row in second["log"]]

@@ -74,8 +74,12 @@ class VectorEncoder(nn.Module):
         super().__init__()
         self.convolutions = Encoder(widths[-1], widths, n_blocks)
         self.linear = nn.Linear(widths[-1] * grid**2, out_dim)
+        self.size_px = grid * self.convolutions.multiple
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n out_dim"]:
+        height, width = images.shape[2:]
+        if (height, width) != (self.size_px, self.size_px):
+            raise BadInputError(f"Give pictures of {self.size_px} x {self.size_px} pixels, not {height} x {width}.")
         return self.linear(F.relu(self.convolutions(images)).flatten(1))
 
 

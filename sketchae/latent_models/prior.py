@@ -129,7 +129,9 @@ class TokenPrior(ModelMixin, ConfigMixin):
         if guidance != 1:
             if empty is None:
                 raise BadInputError("Guidance needs the tokens of the empty caption: give `empty`.")
-            padded = F.pad(empty, (0, max(0, text.shape[1] - empty.shape[1])))
+            missing = empty.shape[1] - text.shape[1]  # the empty caption is nearly always the shorter one
+            text, mask = F.pad(text, (0, max(0, missing))), F.pad(mask, (0, max(0, missing)))
+            padded = F.pad(empty, (0, max(0, -missing)))
             blank = (torch.arange(padded.shape[1]) < empty.shape[1]).to(mask.dtype)
             text, mask = torch.cat([text, padded.expand(n, -1)]), torch.cat([mask, blank.expand(n, -1)])
         noise = torch.stack([gumbel_noise((self.n_tokens, self.n_codes), np.random.default_rng([seed, 7])) for seed in seeds])
@@ -219,7 +221,8 @@ def check_codec(prior: TokenPrior, codec: DiscreteVAE) -> None:
 
 def encode_tokens(codec: DiscreteVAE, pool: ImagePool, n: int, folder: Path | None = None) -> Int[np.ndarray, "n tokens"]:
     """Hard codes of the first `n` pictures of a pool, row by row; with `folder`, kept there under the autoencoder's id."""
-    file = None if folder is None else Path(folder) / f"tokens-{codec_id(codec)}-{pool.file.stem.rsplit('-', 1)[0]}-{n}.npy"
+    scenes = pool.file.stem.rsplit("-", 1)[0] if pool.vary is None else pool.file.stem  # the first n are the same, however many there are
+    file = None if folder is None else Path(folder) / f"tokens-{codec_id(codec)}-{scenes}-{n}.npy"
     if file is not None and file.exists():
         return np.load(file, allow_pickle=False)
     parts = []

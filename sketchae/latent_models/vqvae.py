@@ -29,6 +29,7 @@ from sketchae.latent_models.networks import Decoder, Encoder, picture_loss
 
 _CROP = 64  # pixels; the network sees few pixels around each code, so crops teach it as well as pictures, four times as fast
 _SECOND_CHANCE = 2.0  # the moving count of a code that was just placed anew: unused, it is dead again after log(2) / (1 - decay) steps
+_CODES_WEIGHT = 0.05  # of the two terms on codes, beside the picture's
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class VectorQuantizer(nn.Module):
         Raises:
             BadInputError: an index that no code has.
         """
-        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= len(self.codebook)):
+        if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= len(self.codebook)):
             raise BadInputError(f"Codes are numbered 0 to {len(self.codebook) - 1}; indices between {indices.min()} and {indices.max()} were given.")
         return F.embedding(indices, self.codebook).movedim(-1, 1)
 
@@ -159,7 +160,12 @@ def train_vqvae(
     Args:
         commitment_weight: β.
         options: of `VQVAE`.
+
+    Raises:
+        BadInputError: a batch larger than the pool.
     """
+    if not 1 <= batch_size <= len(pool):
+        raise BadInputError(f"Batches of {batch_size} of a pool of {len(pool)} pictures: give between 1 and {len(pool)}.")
     torch.manual_seed(config.seed)
     model = VQVAE(**options)
 
@@ -175,7 +181,7 @@ def train_vqvae(
         out = model.decoder(found.z_q)
         loss = picture_loss(out, images)
         terms = {"mse": F.mse_loss(out, images), "commitment": found.commitment_loss, "perplexity": found.perplexity}
-        return {"loss": loss + 0.05 * (found.codebook_loss + commitment_weight * found.commitment_loss), **terms}
+        return {"loss": loss + _CODES_WEIGHT * (found.codebook_loss + commitment_weight * found.commitment_loss), **terms}
 
     record = fit(model, step_loss, config, out_dir, "VQ-VAE")
     return model, record

@@ -68,6 +68,14 @@ class Profile:
     n_proxy_bases: int = 40
     n_sketch_pairs: int = 64  # of test scenes, in 06
     n_diffusion_check: int = 4  # pictures of the stored studies that 06 draws again
+    # how latents come to be (07)
+    n_latent_steps: int | None = None  # train every latent model for so many steps; None: take the shipped ones
+    n_latent_scenes: int | None = None  # that they then learn from; None: as many as the shipped ones
+    n_latent_pictures: int = 24  # test scenes that are reconstructed, edited and painted
+    n_glo_steps: int = 10  # by which GLO fits a new picture
+    n_prior_prompts: int = 4
+    n_candidates: int = 4  # pictures drawn for a prompt, of which CLIP chooses
+    n_prior_samples: int = 200  # of every model, for Fréchet distances
     # names of the fields that a caller set to something else than the profile's file says
     overridden: tuple[str, ...] = ()
 
@@ -215,7 +223,8 @@ _AT_LEAST_ONE = (
     *("n_train", "n_val", "n_test", "n_captions", "shard_size", "preprocess_batch_size", "n_semantic"),
     *("n_steps", "batch_size", "val_every", "n_pairs", "n_random_bases", "n_boot"),
     *("n_fit_pictures", "n_effect_steps", "n_headline_pairs", "n_rival_pairs", "n_lerp_pairs", "n_proxy_bases"),
-    *("n_sketch_pairs", "n_diffusion_check"),
+    *("n_sketch_pairs", "n_diffusion_check", "n_latent_steps", "n_latent_scenes", "n_latent_pictures", "n_glo_steps"),
+    *("n_prior_prompts", "n_candidates", "n_prior_samples"),
 )
 _SHARES = ("dependence", "alpha")
 _POSITIVE = ("lr", "latent_clip")
