@@ -84,9 +84,9 @@ alt = "GLO: training pictures, their reconstructions, new pictures, their fits, 
 record.figure(figures.image_grid(list(rows.values()), row_labels=list(rows)), "glo", alt=alt)
 
 # %%
-fits = {"training pictures": float(psnr(remembered, trained_on).mean()), "new pictures": float(psnr(found, pictures[:n]).mean())}
+fits = {"training": float(psnr(remembered, trained_on).mean()), "new": float(psnr(found, pictures[:n]).mean())}
 for what, value in fits.items():
-    print(f"{what:20} {value:5.1f} dB")
+    print(f"{what + ' pictures':20} {value:5.1f} dB")
 
 # %% [markdown]
 # **Restoration.** What is hidden takes no part in the loss; the generator fills it with what goes with the rest.
@@ -98,10 +98,10 @@ with torch.no_grad():
     filled = model.decode(restored.z)
 hole = (1 - mask).expand_as(filled).bool()
 mean_colour = torch.stack([image[:, m[0].bool()].mean(1) for image, m in zip(pictures[:n], mask, strict=True)])[:, :, None, None]
-inside = {"GLO": filled, "mean colour of the rest": mean_colour.expand_as(filled)}
+inside = {"glo": filled, "mean_colour": mean_colour.expand_as(filled)}
 inside = {name: float((guess - pictures[:n]).square()[hole].mean()) for name, guess in inside.items()}
 for name, value in inside.items():
-    print(f"squared error inside the hole, {name:24} {value:.4f}")
+    print(f"squared error inside the hole, {'GLO' if name == 'glo' else 'mean colour of the rest':24} {value:.4f}")
 rows = {"seen": pictures[:n] * mask + 0.5 * (1 - mask), "restored": pictures[:n] * mask + filled * (1 - mask), "original": pictures[:n]}
 alt = "Pictures with a square hole, restored by optimising a latent vector, and the originals."
 record.figure(figures.image_grid(list(rows.values()), row_labels=list(rows)), "restoration", alt=alt)
@@ -277,7 +277,7 @@ assert all(abs(torch.linalg.vector_norm(z)) <= 1 + 1e-5 for z in models["glo"].p
 assert all(b["iwae"] >= b["elbo"] - 0.2 for b in bounds.values())  # in expectation; these are estimates
 assert all(sweep.effects[sweep.strengths.index(0.0)].kept == 1 for sweep in sweeps.values())
 if profile.name == "scenes" and not profile.overridden:
-    assert fits["training pictures"] > fits["new pictures"] - 1 and inside["GLO"] < inside["mean colour of the rest"]
+    assert fits["training"] > fits["new"] - 1 and inside["glo"] < inside["mean_colour"]
     assert all(g.ratio_ci95[0] > 1 for g in ratios.values()), "the reparametrised gradient should vary less"
 record.value("glo", {"psnr": fits, "hole": inside})
 kept = ("psnr", "semantic_kappa", "style_kappa")

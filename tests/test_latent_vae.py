@@ -135,7 +135,8 @@ def test_one_sample_estimates_the_elbo_and_many_approach_the_exact_log_p():
     for fewer, more in [(1, 3), (3, 9)]:
         assert (of_k[fewer].mean(0) + error[fewer] < of_k[more].mean(0) - error[more]).all()
     assert (of_k[9].mean(0) + error[9] < exact).all()
-    assert torch.allclose(vae.importance_weighted_bound(model, images, 5000), exact, atol=0.1)
+    many = vae.importance_weighted_bound(model, images.repeat(100, 1), 200).view(100, 6).mean(0)
+    assert torch.allclose(many, exact, atol=0.03)
     assert (model.elbo(images) + 0.5 < exact).all()  # what the samples had to make up for
 
 
@@ -216,7 +217,7 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
     out = tmp_path_factory.mktemp("digits")
-    return train_digits_vae(digits, out, LoopConfig(n_steps=150, lr=5e-3, n_warmup=10, ema_decay=0.98), latent_dim=2, hidden=48)
+    return train_digits_vae(digits, out, LoopConfig(n_steps=300, lr=1e-2, n_warmup=10, ema_decay=0.98), latent_dim=2, hidden=48)
 
 
 def test_digits_are_split_once_and_for_all(digits):

@@ -108,7 +108,7 @@ class TokenPrior(ModelMixin, ConfigMixin):
         temperature: float | int = 1.0,
         top_k: int | None = None,
         guidance: float | int = 1.0,
-        empty: Int[Tensor, "1 words"] | None = None,
+        empty: Int[Tensor, "1 empty_words"] | None = None,
     ) -> Int[Tensor, "n h w"]:
         """Image tokens, one picture for each caption and seed.
 

@@ -88,7 +88,7 @@ def _train_digits(latent_dim: int, beta: float, w: Workshop) -> tuple[nn.Module,
 
 DIGITS = (("2", 2, 1.0), ("5", 5, 1.0), ("10", 10, 1.0), ("20", 20, 1.0), ("10_beta0.25", 10, 0.25), ("10_beta2", 10, 2.0), ("10_beta4", 10, 4.0))
 NARROW = (16, 32, 64, 128)
-PAIRED_LOOP = LoopConfig(n_steps=1200, lr=2e-3, n_warmup=50, ema_decay=0.995)
+PAIRED_LOOP = LoopConfig(n_steps=800, lr=2e-3, n_warmup=50, ema_decay=0.995)
 
 
 def _train_autoencoder(loss: str, w: Workshop) -> tuple[nn.Module, dict]:
@@ -120,7 +120,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "vae": Recipe(
         lambda w: train_vector_vae(w.pool, w.training, w.config),
-        LoopConfig(n_steps=1000, lr=2e-3, n_warmup=50, ema_decay=0.995),
+        LoopConfig(n_steps=700, lr=2e-3, n_warmup=50, ema_decay=0.995),
         48_000,
         "VAE, 64 numbers",
     ),
