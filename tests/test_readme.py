@@ -38,6 +38,16 @@ def test_the_sketch_first_lines_run():
     assert (again - sketches.x_semantic[2:3]).square().mean() < (again - sketches.x_semantic[1:2]).square().mean()
 
 
+def test_the_glo_to_dall_e_lines_run(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(compile(python_of("## From GLO to DALL-E"), "README.md", "exec"), names)
+    assert names["codes"].shape == (1, 32, 32) and names["codes"].min() >= 0 and names["codes"].max() < 512
+    original = names["read_picture"]("figures/static/windmills.png", 128)[None]
+    assert (names["picture"] - original).square().mean() < 0.002
+    assert names["drawn"].shape == (4, 3, 128, 128) and names["drawn"].std(0).mean() > 0.01
+
+
 @pytest.mark.parametrize("document", ["README.md", "paper.md", "sketchae/assets/MODEL_CARD.md", "sketchae/scenes/DATA_CARD.md"])
 def test_every_link_to_a_file_leads_somewhere(document):
     path = ROOT / document

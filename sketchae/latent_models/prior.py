@@ -175,9 +175,11 @@ def paint_prompts(
     """Pictures in [0, 1] for prompts; "" draws unconditionally. `options` are those of `TokenPrior.draw`.
 
     Raises:
-        BadInputError: a prior that was trained on another autoencoder's tokens.
+        BadInputError: a prior that was trained on another autoencoder's tokens, or another number of seeds than of captions.
     """
     check_codec(prior, codec)
+    if isinstance(prompts, str) or len(prompts) != len(seeds):
+        raise BadInputError(f"{len(prompts)} captions and {len(seeds)} seeds: give a list of captions, and one seed for each picture.")
     empty = tokenize(clip, [""])[0]
     pictures = []
     with tqdm(total=len(prompts), desc="drawing", mininterval=5, **hide_if(not progress)) as bar:
@@ -259,6 +261,8 @@ def train_prior(
     Raises:
         BadInputError: tokens and prompts that do not go together, or fewer than a batch.
     """
+    if any(isinstance(row, str) for row in prompts) or not all(prompts):
+        raise BadInputError("Every picture has a list of at least one prompt: put a single one into a list.")
     if len(tokens) != len(prompts) or len(tokens) < batch_size:
         raise BadInputError(f"Tokens of {len(tokens)} pictures, prompts of {len(prompts)}, batches of {batch_size}: give as many, a batch at least.")
     torch.manual_seed(config.seed)
