@@ -41,7 +41,7 @@ import torch
 from IPython.display import display
 
 from sketchae import figures, load_profile
-from sketchae.latent_models import attributes, bench, glo, paired, vae
+from sketchae.latent_models import attributes, bench, glo_fitting, paired, paired_swap, vae, vae_models
 from sketchae.latent_models.digits import binarize, load_digits_split
 from sketchae.latent_models.ship import DIGITS, LOSSES, open_model, train_for
 from sketchae.metrics.distances import psnr
@@ -75,8 +75,8 @@ n = min(8, len(pictures))
 trained_on = render(split_scenes("backbones", n)).images
 with torch.no_grad():
     remembered = model.reconstruct(range(n))
-    sampled = model.decode(glo.fit_gaussian(model.latents.detach()).sample(n))
-fitted = glo.fit_latents(model, pictures[:n], n_steps=profile.n_glo_steps)
+    sampled = model.decode(glo_fitting.fit_gaussian(model.latents.detach()).sample(n))
+fitted = glo_fitting.fit_latents(model, pictures[:n], n_steps=profile.n_glo_steps)
 with torch.no_grad():
     found = model.decode(fitted.z)
 rows = {"training\npictures": trained_on, "their\nlatents": remembered, "new\npictures": pictures[:n], "fitted": found, "samples": sampled}
@@ -92,8 +92,8 @@ for what, value in fits.items():
 # **Restoration.** What is hidden takes no part in the loss; the generator fills it with what goes with the rest.
 
 # %%
-mask = glo.square_mask(n)
-restored = glo.fit_latents(model, pictures[:n], mask=mask, n_steps=profile.n_glo_steps)
+mask = glo_fitting.square_mask(n)
+restored = glo_fitting.fit_latents(model, pictures[:n], mask=mask, n_steps=profile.n_glo_steps)
 with torch.no_grad():
     filled = model.decode(restored.z)
 hole = (1 - mask).expand_as(filled).bool()
@@ -181,7 +181,7 @@ few = profile.n_latent_pictures // 2
 painted = {painter: paired.painter_scenes(painter, "test", few) for painter in ("a", "b")}
 exchanged = {}
 for name in ("paired", "paired_control"):
-    found = exchanged[name] = paired.measure_swap(models[name], painted["a"], painted["b"], judge)
+    found = exchanged[name] = paired_swap.measure_swap(models[name], painted["a"], painted["b"], judge)
     for direction, e in (("A by B", found.a_to_b), ("B by A", found.b_to_a)):
         print(f"{name:15} {direction}: palette {e.swapped.palette:.2f}  medium {e.swapped.medium:.2f}  content κ {e.swapped.content:+.2f}", end="   ")
         print(f"decoders in place: {e.unswapped.palette:.2f}  {e.unswapped.medium:.2f}  {e.unswapped.content:+.2f}")
@@ -212,10 +212,10 @@ record.figure(figures.image_grid(list(grid.values()), row_labels=list(grid)), "p
 # %%
 digits = load_digits_split()
 dims = [name for name, _, beta in DIGITS if beta == 1]
-sheets = {"the digits": digits.test_images[:100], "manifold of 2-D": vae.manifold(models["digits_2"], 10)}
+sheets = {"the digits": digits.test_images[:100], "manifold of 2-D": vae_models.manifold(models["digits_2"], 10)}
 alt = "Handwritten digits, and the learned manifold of a VAE with two latent dimensions."
 display(record.figure(figures.contact_sheets(sheets, 10, width_in=5), "manifold", alt=alt))
-sheets = {f"{name}-D": vae.sample(models[f"digits_{name}"], 100) for name in dims}
+sheets = {f"{name}-D": vae_models.sample(models[f"digits_{name}"], 100) for name in dims}
 alt = "Samples of VAEs of digits with 2, 5, 10 and 20 latent dimensions."
 record.figure(figures.contact_sheets(sheets, 10), "digits", alt=alt)
 
@@ -256,8 +256,8 @@ model, plain = models["vae"], models["autoencoder_l2"]
 with torch.no_grad():
     mu, logvar = model.encode(pictures)
     z = plain.encode(pictures)
-    fitted = glo.fit_gaussian(z, radius=float(z.norm(dim=1).max()))
-    rows = {"pictures": pictures[:n], "VAE": model.decode(mu[:n]), "VAE,\nsamples": vae.sample(model, n)}
+    fitted = glo_fitting.fit_gaussian(z, radius=float(z.norm(dim=1).max()))
+    rows = {"pictures": pictures[:n], "VAE": model.decode(mu[:n]), "VAE,\nsamples": vae_models.sample(model, n)}
     rows["autoencoder,\nsamples"] = plain.decode(fitted.sample(n))
 alt = "Scenes, their reconstructions by a VAE with 64 latent numbers, samples of it, and of an autoencoder with a Gaussian."
 record.figure(figures.image_grid(list(rows.values()), row_labels=list(rows)), "vae", alt=alt)

@@ -46,7 +46,7 @@ from sketchae import figures, load_profile
 from sketchae.backbones import load_clip, load_vae
 from sketchae.diffusion.evaluation import obedience, prompt_set
 from sketchae.diffusion.picture_sets import plain
-from sketchae.latent_models import bench, dvae, glo, prior, reranking, vae
+from sketchae.latent_models import bench, channel_split, dvae, glo_fitting, prior, reranking, vae_models
 from sketchae.latent_models.ship import open_model, provenance, train_for
 from sketchae.record import Recorder
 from sketchae.scenes import render, split_scenes
@@ -210,7 +210,7 @@ vectors = {name: models[name] for name in ("autoencoder_l2", "autoencoder_percep
 codecs = {name: (m.encode, m.decode) for name, m in vectors.items()}
 codecs["vae"] = (lambda x: models["vae"].encode(x)[0], models["vae"].decode)
 codecs["main paper's VAE"] = (embedded.encode, embedded.decode)
-fitted = lambda x: models["glo"].decode(glo.fit_latents(models["glo"], x, n_steps=profile.n_glo_steps).z).detach()  # noqa: E731
+fitted = lambda x: models["glo"].decode(glo_fitting.fit_latents(models["glo"], x, n_steps=profile.n_glo_steps).z).detach()  # noqa: E731
 table = {"glo": bench.reconstruction_row(fitted, scenes[: len(few)], judge, images=few, needs_grad=True)}
 table |= {name: bench.reconstruction_row(lambda x, e=e, d=d: d(e(x)), scenes, judge, images=pictures) for name, (e, d) in codecs.items()}
 table |= rows
@@ -223,9 +223,9 @@ with torch.no_grad():
     z = torch.cat([models["autoencoder_l2"].encode(batch) for batch in pictures.split(32)])
     uniform = torch.from_numpy(rng.integers(0, models["dvae"].config.codebook_size, (n_samples, *codes["dvae"].shape[1:])))
     drawn = {
-        "glo": models["glo"].decode(glo.fit_gaussian(models["glo"].latents).sample(n_samples)),
-        "autoencoder_l2": models["autoencoder_l2"].decode(glo.fit_gaussian(z, radius=float(z.norm(dim=1).max())).sample(n_samples)),
-        "vae": vae.sample(models["vae"], n_samples),
+        "glo": models["glo"].decode(glo_fitting.fit_gaussian(models["glo"].latents).sample(n_samples)),
+        "autoencoder_l2": models["autoencoder_l2"].decode(glo_fitting.fit_gaussian(z, radius=float(z.norm(dim=1).max())).sample(n_samples)),
+        "vae": vae_models.sample(models["vae"], n_samples),
         "dvae": models["dvae"].decode(uniform),
         "prior": prior.paint_prompts(*draw, [""] * n_samples, range(n_samples), progress=False),
     }
@@ -241,8 +241,8 @@ codecs["dvae"] = (models["dvae"].encoder, lambda z: models["dvae"].decode(models
 splits = {}
 for name, (channels, downsampling) in shapes.items():
     if 2 * len(fitting) >= channels:
-        splits[name] = bench.split_row(bench.as_codec(*codecs[name], channels, downsampling, fitting), fitting, a, b, judge)
-splits["main paper's VAE"] = bench.split_row(embedded, fitting, a, b, judge)
+        splits[name] = channel_split.split_row(channel_split.as_codec(*codecs[name], channels, downsampling, fitting), fitting, a, b, judge)
+splits["main paper's VAE"] = channel_split.split_row(embedded, fitting, a, b, judge)
 
 # %%
 labels = {"glo": "GLO", "autoencoder_l2": "autoencoder, L2", "autoencoder_perceptual": "autoencoder, perceptual", "vae": "VAE", "vqvae": "VQ-VAE"}

@@ -12,14 +12,12 @@ from sketchae.errors import BadInputError
 from sketchae.latent_models import glo
 from sketchae.latent_models.glo import (
     GLO,
-    fit_gaussian,
-    fit_latents,
     laplacian_loss,
     laplacian_losses,
     project_to_ball,
-    square_mask,
     train_glo,
 )
+from sketchae.latent_models.glo_fitting import fit_gaussian, fit_latents, square_mask
 
 TINY = dict(latent_dim=4, widths=(4, 4, 4, 8), n_blocks=(0, 0, 0, 1))
 NORMS = (1, 2, math.inf)

@@ -14,14 +14,13 @@ from sketchae.backbones.vae import LatentCodec
 from sketchae.diffusion.picture_sets import judge_features
 from sketchae.errors import BadInputError
 from sketchae.latent_models.bench import (
-    as_codec,
     code_use,
     reconstruction_row,
     sample_row,
-    split_row,
     storage_bits,
     table,
 )
+from sketchae.latent_models.channel_split import as_codec, split_row
 from sketchae.latent_models.vqvae import VQVAE
 from sketchae.scenes import FACTORS, render, split_scenes
 

@@ -17,9 +17,9 @@ from torch.distributions import kl_divergence as torch_kl
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
 from sketchae.errors import BadInputError
-from sketchae.latent_models import vae
+from sketchae.latent_models import vae, vae_models
 from sketchae.latent_models.digits import Digits, binarize, load_digits_split, load_mnist
-from sketchae.latent_models.vae import DigitsVAE, VectorVAE, train_digits_vae, train_vector_vae
+from sketchae.latent_models.vae_models import DigitsVAE, VectorVAE, train_digits_vae, train_vector_vae
 
 SMALL = dict(latent_dim=3, widths=(4, 4, 4, 4), n_blocks=(0, 0, 0, 0))
 
@@ -303,23 +303,23 @@ def test_a_digits_vae_is_saved_and_loaded(trained, digits, tmp_path):
 
 def test_the_manifold_is_the_decoded_grid_of_quantiles(trained):
     model = trained[0]
-    pictures = vae.manifold(model, 5)
+    pictures = vae_models.manifold(model, 5)
     assert pictures.shape == (25, 1, 8, 8) and pictures.min() >= 0 and pictures.max() <= 1
     low, middle, high = norm.ppf([0.1, 0.5, 0.9])
     places = torch.tensor([[low, high], [high, high], [middle, middle], [low, low]]).float()
     assert torch.allclose(pictures[[0, 4, 12, 20]], model.decode(places), atol=1e-6)
     with pytest.raises(BadInputError, match="latent_dim=2"):
-        vae.manifold(DigitsVAE(latent_dim=3, hidden=4))
+        vae_models.manifold(DigitsVAE(latent_dim=3, hidden=4))
 
 
 def test_samples_are_decoded_from_the_prior_and_do_not_depend_on_their_number(trained):
     model = trained[0]
-    assert torch.allclose(vae.sample(model, 9, seed=4)[:3], vae.sample(model, 3, seed=4), atol=1e-6)
-    assert not torch.allclose(vae.sample(model, 3, seed=4), vae.sample(model, 3, seed=5))
+    assert torch.allclose(vae_models.sample(model, 9, seed=4)[:3], vae_models.sample(model, 3, seed=4), atol=1e-6)
+    assert not torch.allclose(vae_models.sample(model, 3, seed=4), vae_models.sample(model, 3, seed=5))
     seen = []
     stand_in = DigitsVAE(latent_dim=2, hidden=4)
     stand_in.decode = lambda z: (seen.append(z), torch.zeros(len(z), 1, 8, 8))[1]
-    vae.sample(stand_in, 4000)
+    vae_models.sample(stand_in, 4000)
     assert torch.allclose(torch.cov(seen[0].T), torch.eye(2), atol=0.08)
 
 
@@ -352,7 +352,7 @@ def test_mnist_is_read_from_its_form_on_the_hub(tmp_path, cache):
     assert found.train_labels.tolist() == [3, 0, 9] and found.test_labels.tolist() == [7, 1]
     assert torch.allclose(found.test_images, torch.tensor([175.0, 25.0]).view(2, 1, 1, 1).expand(2, 1, 28, 28) / 255)
     model, _ = train_digits_vae(found, tmp_path / "out", LoopConfig(n_steps=2, lr=1e-3), latent_dim=2, hidden=8, batch_size=2)
-    assert vae.sample(model, 2).shape == (2, 1, 28, 28)
+    assert vae_models.sample(model, 2).shape == (2, 1, 28, 28)
 
 
 def test_mnist_of_another_form_or_without_a_commit_is_refused(tmp_path, cache):
@@ -401,7 +401,7 @@ def test_a_vector_vae_learns_resumes_and_is_saved(pool, tmp_path, monkeypatch):
     assert mu.shape == logvar.shape == (2, 3) and torch.equal(mu, again.encode(images)[0]) and again.sigma == model.sigma < 0.3
     out = again.decode(100 * mu)
     assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1
-    assert vae.sample(again, 2).shape == images.shape
+    assert vae_models.sample(again, 2).shape == images.shape
 
 
 def test_sigma_follows_the_error_and_maximises_the_likelihood():

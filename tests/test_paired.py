@@ -18,7 +18,6 @@ from sketchae.latent_models.paired import (
     PainterPool,
     PairedAutoencoder,
     displace,
-    measure_swap,
     painted_by,
     painter_images,
     painter_scenes,
@@ -26,6 +25,7 @@ from sketchae.latent_models.paired import (
     train_paired,
     warp,
 )
+from sketchae.latent_models.paired_swap import measure_swap
 from sketchae.scenes import FACTORS, render, split_scenes
 
 SMALL = dict(latent_dim=4, widths=(4, 4, 8, 8), n_blocks=(0, 0, 0, 0))

@@ -25,7 +25,7 @@ from sketchae.latent_models.glo import GLO, train_glo
 from sketchae.latent_models.networks import n_parameters
 from sketchae.latent_models.paired import PairedAutoencoder, train_paired
 from sketchae.latent_models.prior import TokenPrior, encode_tokens, train_prior
-from sketchae.latent_models.vae import DigitsVAE, VectorVAE, train_digits_vae, train_vector_vae
+from sketchae.latent_models.vae_models import DigitsVAE, VectorVAE, train_digits_vae, train_vector_vae
 from sketchae.latent_models.vqvae import VQVAE, train_vqvae
 from sketchae.profiles import Profile, find_root
 from sketchae.scenes import SCENES_VERSION
@@ -145,7 +145,7 @@ RECIPES: dict[str, Recipe] = {
     "prior": Recipe(_train_prior, LoopConfig(n_steps=2500, lr=1e-3, n_warmup=100, ema_decay=0.998), 48_000, "captions to the dVAE's codes"),
     **{
         f"digits_{name}": Recipe(
-            partial(_train_digits, dim, beta), LoopConfig(n_steps=1500, lr=1e-3, n_warmup=50, ema_decay=0.995), 0, f"VAE, {dim} numbers, β = {beta:g}"
+            partial(_train_digits, dim, beta), LoopConfig(n_steps=3000, lr=2e-3, n_warmup=50, ema_decay=0.99), 0, f"VAE, {dim} numbers, β = {beta:g}"
         )
         for name, dim, beta in DIGITS
     },
