@@ -272,7 +272,7 @@ def test_an_interrupted_digits_training_resumes_to_the_same_weights(digits, tmp_
         return real(mu, logvar)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vae, "kl_divergence", interrupted)
+        patch.setattr(vae_models, "kl_divergence", interrupted)
         with pytest.raises(Interrupted):
             run(tmp_path / "parts")
     assert (tmp_path / "parts" / "step-0000004.safetensors").exists()
@@ -389,7 +389,7 @@ def test_a_vector_vae_learns_resumes_and_is_saved(pool, tmp_path, monkeypatch):
         return real(mu, logvar)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vae, "kl_divergence", interrupted)
+        patch.setattr(vae_models, "kl_divergence", interrupted)
         with pytest.raises(Interrupted):
             run(tmp_path / "parts")
     resumed, _ = run(tmp_path / "parts")
@@ -426,7 +426,7 @@ def test_the_divergence_is_phased_in_over_the_first_tenth(pool, tmp_path, monkey
         weights.append(beta)
         return log_likelihood - beta * kl
 
-    monkeypatch.setattr(vae, "elbo", spy)
+    monkeypatch.setattr(vae_models, "elbo", spy)
     train_vector_vae(pool, tmp_path, LoopConfig(n_steps=30, lr=1e-4), beta=2.0, batch_size=1, **SMALL)
     assert weights == pytest.approx([2 / 3, 4 / 3] + [2.0] * 28)
 

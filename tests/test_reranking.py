@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_clip
 
+from sketchae.backbones import load_clip
 from sketchae.diffusion.evaluation import PromptSet
+from sketchae.diffusion.studio import clip_scores
 from sketchae.errors import BadInputError
+from sketchae.latent_models.dvae import DiscreteVAE
+from sketchae.latent_models.prior import TokenPrior, paint_prompts
 from sketchae.latent_models.reranking import Candidates, above_chance, draw_candidates, reranking
 from sketchae.scenes import FACTORS
+from sketchae.scenes.judges import make_judge
 
 KINDS = {"count": "semantic", "tone": "style"}
 
@@ -72,5 +78,18 @@ def test_more_candidates_than_there_are_is_an_error():
     wanted = prompts(5)
     with pytest.raises(BadInputError):
         reranking(pool(wanted, 2, 0.5), wanted, [3])
+
+
+def test_candidates_are_drawn_read_and_scored_one_by_one(tmp_path):
+    clip = load_clip(tiny_clip(tmp_path), device="cpu")
+    codec = DiscreteVAE(codebook_size=8, code_dim=3, widths=(4, 8), n_blocks=(0, 1), patch=8).eval()
+    prior = TokenPrior(len(clip.tokenizer), codebook_size=8, grid=8, max_text=clip.max_tokens, width=16, n_layers=1, n_heads=2).eval()
+    wanted, judge = prompts(3), make_judge("a").eval().requires_grad_(False)
+    drawn = draw_candidates(prior, codec, clip, wanted, 2, judge, n_shown=2, batch_size=4, progress=False)
+    images = paint_prompts(prior, codec, clip, wanted.repeated(2), range(6), progress=False)
+    assert drawn.scores.shape == (3, 2) and drawn.pictures.shape == (2, 2, 3, 128, 128)
+    assert (drawn.pictures.flatten(0, 1) == (images[:4] * 255).round().to(torch.uint8)).all()
+    assert all((drawn.readings[f] == values.numpy()).all() for f, values in judge.predict(images).items())
+    assert torch.allclose(drawn.scores.flatten(), clip_scores(clip, images, wanted.repeated(2)), atol=1e-5)
     with pytest.raises(BadInputError, match="at least one"):
-        draw_candidates(None, None, None, wanted, 0, None)  # type: ignore[arg-type]
+        draw_candidates(prior, codec, clip, wanted, 0, judge)

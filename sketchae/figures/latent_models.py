@@ -11,7 +11,7 @@ from sketchae.figures.style import PAGE_WIDTH_IN, SEQUENTIAL, styled, to_array, 
 
 
 @styled
-def contact_sheets(sheets: Mapping[str, Any], n_columns: int, *, width_in: float = PAGE_WIDTH_IN) -> Figure:
+def contact_sheets(sheets: Mapping[str, Any], n_columns: int, *, width_in: float | int = PAGE_WIDTH_IN) -> Figure:
     """Many small pictures side by side in each titled panel, row by row, without gaps.
 
     Args:

@@ -43,7 +43,7 @@ def project_to_ball(z: Float[Tensor, "n latent_dim"], radius: float | int = 1.0,
     Raises:
         BadInputError: another p, or a radius that is not positive.
     """
-    _check_ball(radius, p)
+    check_ball(radius, p)
     if p == math.inf:
         return z.clamp(-radius, radius)
     norm = torch.linalg.vector_norm(z, ord=p, dim=1, keepdim=True)
@@ -58,7 +58,7 @@ def project_to_ball(z: Float[Tensor, "n latent_dim"], radius: float | int = 1.0,
     return torch.where(norm > radius, nearest, z)
 
 
-def _check_ball(radius: float | int, p: float | int) -> None:
+def check_ball(radius: float | int, p: float | int) -> None:
     if p not in (1, 2, math.inf):
         raise BadInputError(f"There is no projection for p = {p}: choose 1, 2 or math.inf.")
     if not 0 < radius < math.inf:
@@ -105,6 +105,13 @@ def laplacian_losses(
     return total if mask is None else total / mask.mean((1, 2, 3))
 
 
+def _check_mask(mask: Tensor) -> None:
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise BadInputError("A mask is 1 where a pixel is seen and 0 where it is not; round it first.")
+    if not bool(mask.flatten(1).any(1).all()):
+        raise BadInputError("A mask hides a whole picture: leave some pixels to be seen.")
+
+
 def laplacian_loss(
     out: Float[Tensor, "n channels height width"],
     images: Float[Tensor, "n channels height width"],
@@ -138,7 +145,7 @@ class GLO(ModelMixin, ConfigMixin):
         n_blocks: Sequence[int] = (1, 1, 1, 1),
     ):
         super().__init__()
-        _check_ball(radius, p)
+        check_ball(radius, p)
         self.generator = VectorDecoder(latent_dim, widths, n_blocks)
         self.gain = latent_dim ** (1 / p) / radius
         self.latents = nn.Parameter(torch.randn(n_pictures, latent_dim) / self.gain)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sketchae.errors import BadInputError
+from sketchae.latent_models.glo import GLO, check_ball, laplacian_losses, project_to_ball
 from sketchae.metrics.bootstrap import generator
 
 
@@ -29,15 +30,6 @@ def square_mask(n: int, size_px: int = 128, side_px: int = 48, seed: int = 0) ->
         x, y = generator(f"glo.square_mask.{seed}.{i}").integers(0, size_px - side_px + 1, 2)
         mask[i, 0, y : y + side_px, x : x + side_px] = 0
     return mask
-
-
-def _check_mask(mask: Tensor) -> None:
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise BadInputError("A mask is 1 where a pixel is seen and 0 where it is not; round it first.")
-    if not bool(mask.flatten(1).any(1).all()):
-        raise BadInputError("A mask hides a whole picture: leave some pixels to be seen.")
-
-
 
 
 @dataclass(frozen=True)
@@ -168,6 +160,6 @@ def fit_gaussian(latents: Float[Tensor, "n latent_dim"], radius: float | int = 1
     """
     if len(latents) < 2:
         raise BadInputError(f"A covariance of {len(latents)} latents: give at least two.")
-    _check_ball(radius, p)
+    check_ball(radius, p)
     z = latents.detach().double().cpu()
     return Gaussian(z.mean(0), torch.cov(z.T).reshape(z.shape[1], z.shape[1]), radius, p)

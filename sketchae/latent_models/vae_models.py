@@ -21,6 +21,13 @@ from sketchae.backbone_training.pool import ImagePool, batch_rows
 from sketchae.errors import BadInputError
 from sketchae.latent_models.digits import Digits, binarize
 from sketchae.latent_models.networks import VectorDecoder, VectorEncoder, normal_like
+from sketchae.latent_models.vae import (
+    bernoulli_log_likelihood,
+    elbo,
+    gaussian_log_likelihood,
+    kl_divergence,
+    reparametrize,
+)
 
 _LOG_2PI = math.log(2 * math.pi)
 _SIGMA_DECAY = 0.99  # of the moving average of σ² in training: the last hundred batches
