@@ -282,7 +282,8 @@ if profile.name == "scenes" and not profile.overridden:
 record.value("glo", {"psnr": fits, "hole": inside})
 kept = ("psnr", "semantic_kappa", "style_kappa")
 record.value("losses", {loss: {key: row[key] for key in kept} for loss, row in rows_of_losses.items()})
-record.value("attributes", {factor: sweep.values() for factor, sweep in sweeps.items()})
+at_one = {factor: (sweep, sweep.strengths.index(1.0)) for factor, sweep in sweeps.items()}
+record.value("attributes", {factor: {"edit": sweep.effects[i].values(), "null": sweep.null[i].values()} for factor, (sweep, i) in at_one.items()})
 record.value("paired", {name: found.values() for name, found in exchanged.items()})
 record.value("digits", bounds)
 record.value("gradient", {name: {"ratio": g.ratio, "ratio_ci95": list(g.ratio_ci95), "baseline": g.ratio_baseline} for name, g in ratios.items()})

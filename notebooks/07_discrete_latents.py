@@ -191,8 +191,9 @@ display(record.figure(chart, "reranking", alt="How far captions are obeyed again
 # %%
 order = prior.rerank(pool.scores, profile.n_candidates)
 ranked = [[pool.pictures[i, j] / 255 for j in order[i]] for i in range(len(pool.pictures))]
+texts, ranks = [f"caption {i + 1}" for i in range(len(ranked))], [str(i + 1) for i in range(profile.n_candidates)]
 alt = "Four captions, and candidates for each in the order in which CLIP ranks them."
-display(record.figure(figures.image_grid(ranked, row_labels=[f"caption {i + 1}" for i in range(len(ranked))]), "candidates", alt=alt))
+display(record.figure(figures.image_grid(ranked, row_labels=texts, column_labels=ranks), "candidates", alt=alt))
 print(*(f"caption {i + 1}: {text}" for i, text in enumerate(asked.prompts[: len(ranked)])), sep="\n")
 
 # %% [markdown]
@@ -201,7 +202,8 @@ print(*(f"caption {i + 1}: {text}" for i, text in enumerate(asked.prompts[: len(
 # Every system of the two notebooks and the VAE of the main paper, by one bench. **Reconstruction:** PSNR, and what judge *b* reads in it (κ).
 # **Stored:** bits a picture, as codes or as 32-bit numbers. **Samples:** Fréchet distance to real scenes in judge *b*'s features, at equal n,
 # smaller is better: of GLO and the autoencoder from a Gaussian fitted to their vectors, of the VAE from N(0, I), of the dVAE from uniform codes, of
-# the prior without a caption. **Swap:** swap score of the augmentation eigenproblem's split of the channels into halves, where there are channels.
+# the prior without a caption. **Swap:** swap score of the augmentation eigenproblem's split of the channels into halves, where there are channels,
+# and its ceiling. GLO has no encoder, and fits an eighth of the pictures only.
 
 # %%
 embedded = load_vae(device="cpu")
@@ -233,8 +235,9 @@ samples = {name: bench.sample_row(images, truth, judge) for name, images in draw
 print(f"real against other real pictures, {n_samples} each: {next(iter(samples.values())).floor:.0f}")
 
 # %%
-fitting = render(split_scenes("train", profile.n_latent_pictures)).images
-a, b = (split_scenes("test", 2 * len(few), seed=profile.test_seed)[half] for half in (slice(0, len(few)), slice(len(few), None)))
+n_pairs = profile.n_latent_pictures // 2
+fitting = render(split_scenes("train", n_pairs)).images
+a, b = scenes[:n_pairs], scenes[n_pairs : 2 * n_pairs]
 shapes = {"autoencoder_l2": (64, 128), "autoencoder_perceptual": (64, 128), "vae": (64, 128), "vqvae": (16, 4), "dvae": (16, 16)}
 codecs["vqvae"] = (models["vqvae"].encoder, lambda z: models["vqvae"].decode(models["vqvae"].quantizer.nearest(z)))
 codecs["dvae"] = (models["dvae"].encoder, lambda z: models["dvae"].decode(models["dvae"].nearest(z)))
@@ -270,7 +273,7 @@ print(bench.table(lines, {**forms, "dB": ".1f", "swap": "+.2f", "weights": ".1f"
 # | the lecture | here |
 # |---|---|
 # | GLO "requires optimization to fit new images" | it does, and a fit costs a hundred passes and more; see `07_continuous_latents` |
-# | "a lot depends on the loss" | at equal size and time the perceptual loss keeps what a judge reads and loses decibels |
+# | "a lot depends on the loss" | at equal size and steps the perceptual loss keeps what a judge reads and loses decibels |
 # | a VQ-VAE turns 128×128 pictures of 24 bits into 32×32 codes of 9 bits | it does, with every code in use |
 # | a softmax with Gumbel noise draws from a categorical distribution | it does; a decoder trained down to τ = 1/16 takes hard codes as well |
 # | "sampled images can be reranked using CLIP" | see the curve above |
@@ -295,4 +298,5 @@ record.value("frechet", {name: plain(r.values()) for name, r in samples.items()}
 record.value("swap", {name.replace("main paper's VAE", "embedded"): plain(r.values()) for name, r in splits.items()})
 record.value("n_pictures", len(scenes))
 record.value("n_prompts", len(asked))
+record.value("n_pairs", n_pairs)
 record.close()
