@@ -13,15 +13,16 @@ def test_a_sheet_shows_pictures_row_by_row_and_ink_dark():
     pictures[1] = 1  # all ink: the second of the first row
     figure = figures.contact_sheets({"one": pictures, "other": pictures}, 2, width_in=3)
     drawn = np.asarray(figure.axes[0].images[0].get_array())
-    assert drawn.shape == (4, 4, 3) and len(figure.axes) == 2
-    assert drawn[:2, 2:].max() == 0 and drawn[:2, :2].min() == 1 and drawn[2:].min() == 1
+    assert drawn.shape == (6, 6, 3) and len(figure.axes) == 2  # a white pixel beside and below each
+    assert drawn[:2, 3:5].max() == 0 and drawn[:, :3].min() == 1 and drawn[3:].min() == 1 and drawn[:, 5].min() == 1
     assert figure.axes[1].get_title() == "other"
 
 
 def test_a_sheet_of_colours_stays_in_colour():
     pictures = torch.rand(6, 3, 2, 2)
     drawn = np.asarray(figures.contact_sheets({"colours": pictures}, 3).axes[0].images[0].get_array())
-    assert drawn[2:, 4:] == pytest.approx(pictures[5].permute(1, 2, 0).numpy(), abs=1e-6)
+    assert drawn.shape == (6, 9, 3) and drawn[2].min() == drawn[:, 8].min() == 1
+    assert drawn[3:5, 6:8] == pytest.approx(pictures[5].permute(1, 2, 0).numpy(), abs=1e-6)
 
 
 def test_codes_stand_between_a_picture_and_what_they_decode_to():

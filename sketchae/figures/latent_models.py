@@ -12,7 +12,7 @@ from sketchae.figures.style import PAGE_WIDTH_IN, SEQUENTIAL, styled, to_array, 
 
 @styled
 def contact_sheets(sheets: Mapping[str, Any], n_columns: int, *, width_in: float | int = PAGE_WIDTH_IN) -> Figure:
-    """Many small pictures side by side in each titled panel, row by row, without gaps.
+    """Many small pictures side by side in each titled panel, row by row, a pixel apart.
 
     Args:
         sheets: title -> pictures (n, 1 or 3, h, w) in [0, 1]; of a single channel, 1 is dark ink.
@@ -27,6 +27,7 @@ def contact_sheets(sheets: Mapping[str, Any], n_columns: int, *, width_in: float
     ratio = 1.0
     for ax, (title, pictures) in zip(axes, sheets.items(), strict=True):
         array = to_array(pictures)
+        array = np.pad(array, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0 if array.shape[1] == 1 else 1)  # white
         if not len(array) or len(array) % n_columns:
             raise BadInputError(f"{len(array)} pictures do not fill rows of {n_columns}: give a multiple.")
         tall = [np.concatenate(list(array[i : i + n_columns]), axis=2) for i in range(0, len(array), n_columns)]
