@@ -208,7 +208,7 @@ record.figure(figures.image_grid(list(grid.values()), row_labels=list(grid)), "p
 # \mathrm{KL} = \tfrac12 \sum_i (\mu_i^2 + \sigma_i^2 - 1 - \log \sigma_i^2)$$
 #
 # As in the lecture, on handwritten digits (scikit-learn's, 8×8 pixels): the learned manifold of two dimensions, and samples with 2, 5, 10 and 20.
-# (MNIST's 28×28: `train_digits_vae(load_mnist(revision="…"), folder, LoopConfig(n_steps=3000, lr=2e-3), latent_dim=2)` trains the same on the hub's copy.)
+# MNIST, 28×28, from the hub: `train_digits_vae(load_mnist(revision="…"), folder, LoopConfig(3000, lr=2e-3), latent_dim=2)`.
 
 # %%
 digits = load_digits_split()
