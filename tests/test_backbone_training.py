@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 from torch import nn
 
 from sketchae.backbone_training.clip import contrastive_loss, make_processor
@@ -17,18 +18,12 @@ from sketchae.scenes import FACTORS, captions, render, sample_scenes, split_scen
 from sketchae.scenes.captions import naming_only
 
 
-class Interrupted(Exception):
-    pass
-
-
-def run(out, n_steps=20, stop_at=None):
+def run(out, n_steps=20):
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
     config = LoopConfig(n_steps=n_steps, lr=1e-2, n_warmup=3, checkpoint_every=4)
 
     def step_loss(step):
-        if step == stop_at:
-            raise Interrupted
         x = torch.from_numpy(np.random.default_rng(step).standard_normal((8, 3), dtype=np.float32))
         return {"loss": (model(x) - x.sum(1, keepdim=True)).square().mean()}
 
@@ -38,8 +33,8 @@ def run(out, n_steps=20, stop_at=None):
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path):
     whole, _ = run(tmp_path / "whole")
-    with pytest.raises(Interrupted):
-        run(tmp_path / "parts", stop_at=11)
+    with interrupted_at(12, nn.Linear, "forward"):
+        run(tmp_path / "parts")
     resumed, record = run(tmp_path / "parts")
     assert torch.equal(whole.weight, resumed.weight) and record["log"][-1]["step"] == 19
     assert [p.name for p in (tmp_path / "parts").glob("step-*")] == ["step-0000020.safetensors"]

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 
 from sketchae.backbones import load_clip, load_vae, own_basis
 from sketchae.basis import random_basis
@@ -106,19 +107,10 @@ def test_control_prompts_change_the_words_of_one_kind_only():
 
 def test_studies_resume_and_are_refused_for_other_networks(studio, few_arms, tmp_path, monkeypatch):
     file, folder = tmp_path / "stored.safetensors", tmp_path / "arms"
-    draw, count = Studio._draw, iter(range(100))
-
-    def interrupted(*args):
-        if next(count) == 6:
-            raise KeyboardInterrupt
-        return draw(*args)
-
-    monkeypatch.setattr(Studio, "_draw", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(7, Studio, "_draw"):
         studies.run_studies(studio, file, folder, TINY, progress=False)
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
     assert finished and not file.exists()
-    monkeypatch.setattr(Studio, "_draw", draw)
     found = studies.run_studies(studio, file, folder, TINY, progress=False)
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
 

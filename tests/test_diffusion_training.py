@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 from tiny import CAPTIONS, tiny_clip, tiny_vae
 
 from sketchae.backbone_training.pool import ImagePool
@@ -71,19 +72,10 @@ def test_it_learns_a_handful_of_latents_and_their_prompts(tmp_path, clip):
 
 
 @pytest.mark.parametrize("levels", ["two", "one"])
-def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, clip, levels, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, clip, levels):
     whole, record = train(tmp_path / "whole", clip, levels=levels)
-    draw, count = training_module.draw_levels, iter(range(100))
-
-    def interrupted(*args, **kwargs):
-        if next(count) == 5:
-            raise KeyboardInterrupt
-        return draw(*args, **kwargs)
-
-    monkeypatch.setattr(training_module, "draw_levels", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(6, training_module, "draw_levels"):
         train(tmp_path / "parts", clip, levels=levels)
-    monkeypatch.undo()
     resumed, resumed_record = train(tmp_path / "parts", clip, levels=levels)
     assert resumed_record["log"][-1] == record["log"][-1] and resumed.levels == levels
     for name, value in whole.state_dict().items():

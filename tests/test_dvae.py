@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
@@ -317,18 +318,9 @@ def test_the_loss_falls_without_codes_and_with_them(tmp_path, pool):
 
 
 @pytest.mark.parametrize("stop", [3, 8], ids=["without codes", "with codes"])
-def test_an_interrupted_training_resumes_to_the_same_model(tmp_path, pool, monkeypatch, stop):
+def test_an_interrupted_training_resumes_to_the_same_model(tmp_path, pool, stop):
     whole, expected = train(pool, tmp_path / "whole")
-    calls, real = [], dvae.picture_loss
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == stop:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dvae, "picture_loss", interrupted)
+    with interrupted_at(stop, dvae, "picture_loss"):
         train(pool, tmp_path / "parts")
     left = sorted(p.relative_to(tmp_path / "parts").as_posix() for p in (tmp_path / "parts").rglob("step-*"))
     assert left == {3: ["continuous/step-0000002.safetensors"], 8: ["continuous/step-0000003.safetensors", "step-0000004.safetensors"]}[stop]

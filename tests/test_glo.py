@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool, batch_rows
@@ -176,18 +177,9 @@ def train(pool, out, n_steps=6, **options):
     return train_glo(pool, out, config, **dict(batch_size=4, n_pictures=12) | TINY | options)
 
 
-def test_an_interrupted_training_resumes_to_the_same_model(tmp_path, pool, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_model(tmp_path, pool):
     whole, _ = train(pool, tmp_path / "whole")
-    calls = []
-
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return laplacian_loss(*args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(glo, "laplacian_loss", interrupted)
+    with interrupted_at(4, glo, "laplacian_loss"):
         train(pool, tmp_path / "parts")
     assert sorted(p.name for p in (tmp_path / "parts").glob("step-*")) == ["step-0000002.safetensors"]
     resumed, record = train(pool, tmp_path / "parts")

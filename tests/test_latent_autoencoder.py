@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
@@ -186,10 +187,6 @@ def test_bad_models_and_inputs():
 # --- training
 
 
-class Interrupted(Exception):
-    pass
-
-
 def train(pool, out, loss="l2", judge=None, n_steps=8, lr=3e-3, **more):
     config = LoopConfig(n_steps=n_steps, lr=lr, n_warmup=2, checkpoint_every=3, **more)
     return train_autoencoder(pool, out, config, loss=loss, judge=judge, batch_size=4, **TINY)
@@ -210,20 +207,10 @@ def test_training_lowers_each_loss(pool, tmp_path, judge, loss, share):
     assert record["log"][-1]["mse"] < record["log"][0]["mse"] and record["log"][-1]["step"] == n_steps - 1
 
 
-def test_an_interrupted_training_resumes_to_the_same_weights(pool, tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_weights(pool, tmp_path):
     whole, _ = train(pool, tmp_path / "whole")
-    calls = []
-
-    def stopping(*args):
-        calls.append(args)
-        if len(calls) == 6:
-            raise Interrupted
-        return reconstruction_loss(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "reconstruction_loss", stopping)
-        with pytest.raises(Interrupted):
-            train(pool, tmp_path / "parts")
+    with interrupted_at(6, module, "reconstruction_loss"):
+        train(pool, tmp_path / "parts")
     torch.rand(5)  # whatever the process drew in between
     resumed, record = train(pool, tmp_path / "parts")
     assert record["log"][-1]["step"] == 7

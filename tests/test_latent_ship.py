@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 from safetensors import safe_open
 
+from sketchae.backbone_training import provenance as provenance_module
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
 from sketchae.errors import BadInputError, MissingFileError
@@ -23,10 +25,6 @@ LOOP = LoopConfig(n_steps=6, lr=4e-3, n_warmup=2, ema_decay=0.8, checkpoint_ever
 EMBEDDED = sorted(path for path in (ASSETS / "latent_models").glob("*") if path.is_dir())
 KEYS = {"model", "about", "made_by", "trained_on", "scenes_version", "n_parameters", "duration_s", "n_threads", "torch", "loop", "last_losses"}
 KEYS |= {"licence"}
-
-
-class Interrupted(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +96,13 @@ def test_scenes_are_drawn_only_for_those_that_ask(workshops, tmp_path, monkeypat
 
 
 def test_provenance_is_written_last(workshops, pools, tmp_path, monkeypatch):
-    real, before = ship.atomic_write_text, {}
+    real, before = provenance_module.atomic_write_text, {}
 
     def spy(path, text):
         before[path.name] = {file.name for file in path.parent.iterdir()}
         return real(path, text)
 
-    monkeypatch.setattr(ship, "atomic_write_text", spy)
+    monkeypatch.setattr(provenance_module, "atomic_write_text", spy)
     out = train_model("vqvae", tmp_path, pool=pools)
     everything = {file.name for file in out.iterdir()}
     assert everything == {"config.json", "diffusion_pytorch_model.safetensors", "provenance.json", "training_log.json"}
@@ -112,17 +110,12 @@ def test_provenance_is_written_last(workshops, pools, tmp_path, monkeypatch):
 
 
 def test_what_failed_before_the_end_is_not_finished_and_resumes(workshops, pools, tmp_path, monkeypatch):
-    def fail(*args, **options):
-        raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VQVAE, "save_pretrained", fail)
-        with pytest.raises(Interrupted):
-            train_model("vqvae", tmp_path, pool=pools)
+    with interrupted_at(1, VQVAE, "save_pretrained"):
+        train_model("vqvae", tmp_path, pool=pools)
     with pytest.raises(MissingFileError):
         shipped("vqvae", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("sketchae.latent_models.vqvae.picture_loss", fail)  # the steps are done: none is taken again
+        patch.setattr("sketchae.latent_models.vqvae.picture_loss", None)  # the steps are done: none is taken again
         out = train_model("vqvae", tmp_path, pool=pools)
     assert equal(weights(out), weights(train_model("vqvae", tmp_path / "whole", pool=pools)))
 
@@ -151,6 +144,9 @@ def test_only_a_finished_model_is_installed(workshops, pools, tmp_path):
     out = train_model("vqvae", work, pool=pools)
     for _ in range(2):  # a second time puts it in place of the first
         install_model("vqvae", work, assets)
+    train_model("vqvae", tmp_path / "trial", n_steps=2, pool=pools)
+    with pytest.raises(BadInputError, match="is a trial of 2 steps, and the recipe has 6"):
+        install_model("vqvae", tmp_path / "trial", assets)
     installed = assets / "latent_models" / "vqvae"
     assert {f.name: f.read_bytes() for f in installed.iterdir()} == {f.name: f.read_bytes() for f in out.iterdir()}
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from interruption import interrupted_at
 from PIL import Image
 from scipy.stats import norm
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
@@ -22,10 +23,6 @@ from sketchae.latent_models.digits import Digits, binarize, load_digits_split, l
 from sketchae.latent_models.vae_models import DigitsVAE, VectorVAE, train_digits_vae, train_vector_vae
 
 SMALL = dict(latent_dim=3, widths=(4, 4, 4, 4), n_blocks=(0, 0, 0, 0))
-
-
-class Interrupted(Exception):
-    pass
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -258,23 +255,15 @@ def test_reparametrisation_scatters_less_on_a_trained_model(digits, trained):
     assert found.ratio_baseline_ci95[0] > 1 and found.ratio > found.ratio_baseline
 
 
-def test_an_interrupted_digits_training_resumes_to_the_same_weights(digits, tmp_path, monkeypatch):
+def test_an_interrupted_digits_training_resumes_to_the_same_weights(digits, tmp_path):
     config = LoopConfig(n_steps=12, lr=1e-3, n_warmup=2, checkpoint_every=4)
 
     def run(out):
         return train_digits_vae(digits, out, config, latent_dim=2, hidden=8)[0].state_dict()
 
-    whole, n_calls, real = run(tmp_path / "whole"), iter(range(100)), vae.kl_divergence
-
-    def interrupted(mu, logvar):
-        if next(n_calls) == 6:
-            raise Interrupted
-        return real(mu, logvar)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(vae_models, "kl_divergence", interrupted)
-        with pytest.raises(Interrupted):
-            run(tmp_path / "parts")
+    whole = run(tmp_path / "whole")
+    with interrupted_at(7, vae_models, "kl_divergence"):
+        run(tmp_path / "parts")
     assert (tmp_path / "parts" / "step-0000004.safetensors").exists()
     resumed = run(tmp_path / "parts")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
@@ -373,7 +362,7 @@ def pool(tmp_path_factory):
     return ImagePool(tmp_path_factory.mktemp("pool"), "backbones", 8)
 
 
-def test_a_vector_vae_learns_resumes_and_is_saved(pool, tmp_path, monkeypatch):
+def test_a_vector_vae_learns_resumes_and_is_saved(pool, tmp_path):
     config = LoopConfig(n_steps=20, lr=5e-3, n_warmup=2, ema_decay=0.5, checkpoint_every=5)
 
     def run(out):
@@ -381,17 +370,8 @@ def test_a_vector_vae_learns_resumes_and_is_saved(pool, tmp_path, monkeypatch):
 
     model, record = run(tmp_path / "whole")
     assert record["log"][-1]["loss"] < record["log"][0]["loss"] - 0.1 and record["log"][-1]["kl"] > 0
-    real, n_calls = vae.kl_divergence, iter(range(100))
-
-    def interrupted(mu, logvar):
-        if next(n_calls) == 7:
-            raise Interrupted
-        return real(mu, logvar)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(vae_models, "kl_divergence", interrupted)
-        with pytest.raises(Interrupted):
-            run(tmp_path / "parts")
+    with interrupted_at(8, vae_models, "kl_divergence"):
+        run(tmp_path / "parts")
     resumed, _ = run(tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), resumed.state_dict().values(), strict=True))
     model.save_pretrained(tmp_path / "saved")

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.errors import BadInputError
@@ -29,10 +30,6 @@ from sketchae.latent_models.paired_swap import measure_swap
 from sketchae.scenes import FACTORS, render, split_scenes
 
 SMALL = dict(latent_dim=4, widths=(4, 4, 8, 8), n_blocks=(0, 0, 0, 0))
-
-
-class Interrupted(Exception):
-    pass
 
 
 # --- the painters' pictures -------------------------------------------------------------------------------------------
@@ -171,20 +168,11 @@ def train(folder, out, n_steps=9, **options):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch, shared):
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, shared):
     whole, record = train(tmp_path / "pool", tmp_path / "whole", shared=shared)
     assert "8 in watercolour with the palette 'autumn' and 8 in ink" in record["trained_on"] and json.dumps(record)
-    with monkeypatch.context() as patch:
-        steps = iter(range(6))
-
-        def stops(*args):
-            if next(steps, None) is None:
-                raise Interrupted
-            return paired_loss(*args)
-
-        patch.setattr(paired, "paired_loss", stops)
-        with pytest.raises(Interrupted):
-            train(tmp_path / "pool", tmp_path / "parts", shared=shared)
+    with interrupted_at(7, paired, "paired_loss"):
+        train(tmp_path / "pool", tmp_path / "parts", shared=shared)
     assert (tmp_path / "parts" / "step-0000004.safetensors").exists()
     resumed, _ = train(tmp_path / "pool", tmp_path / "parts", shared=shared)
     weights = resumed.state_dict()

@@ -5,12 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 from scipy import stats
 from tiny import tiny_clip
 
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
 from sketchae.backbones import load_clip
+from sketchae.backbones.identity import backbone_id
 from sketchae.errors import BadInputError
 from sketchae.latent_models import prior as module
 from sketchae.latent_models.dvae import DiscreteVAE
@@ -18,7 +20,6 @@ from sketchae.latent_models.prior import (
     TEXT_SHARE,
     TokenPrior,
     check_codec,
-    codec_id,
     encode_tokens,
     paint_prompts,
     rerank,
@@ -310,7 +311,7 @@ def test_captions_are_tokens_of_clip_padded_to_the_longest(clip):
 
 def prior_of(codec, clip, **options):
     torch.manual_seed(0)
-    return TokenPrior(len(clip.tokenizer), codebook_size=12, grid=8, max_text=16, codec_id=codec_id(codec), **SIZES | options).eval()
+    return TokenPrior(len(clip.tokenizer), codebook_size=12, grid=8, max_text=16, codec_id=backbone_id(codec), **SIZES | options).eval()
 
 
 def test_pictures_for_prompts_are_decoded_draws(clip):
@@ -330,19 +331,19 @@ def test_pictures_for_prompts_are_decoded_draws(clip):
 
 def test_an_autoencoder_is_known_by_its_weights(tmp_path, clip):
     codec, other = tiny_codec(), tiny_codec(seed=1)
-    assert codec_id(codec) == codec_id(tiny_codec()) != codec_id(other) and len(codec_id(codec)) == 16
+    assert backbone_id(codec) == backbone_id(tiny_codec()) != backbone_id(other) and backbone_id(codec).startswith("DiscreteVAE-")
     codec.save_pretrained(tmp_path)
-    assert codec_id(DiscreteVAE.from_pretrained(tmp_path)) == codec_id(codec)
+    assert backbone_id(DiscreteVAE.from_pretrained(tmp_path)) == backbone_id(codec)
     with torch.no_grad():
         changed = tiny_codec()
         changed.codebook[3, 1] += 1e-3
-    assert codec_id(changed) != codec_id(codec)
+    assert backbone_id(changed) != backbone_id(codec)
     model = prior_of(codec, clip)
     check_codec(model, codec)
     check_codec(tiny(), other)  # one that was not told
     with pytest.raises(BadInputError, match="load the one that it was trained with"):
         check_codec(model, other)
-    with pytest.raises(BadInputError, match=codec_id(codec)):
+    with pytest.raises(BadInputError, match=backbone_id(codec)):
         paint_prompts(model, other, clip, ["a tree"], [0], progress=False)
 
 
@@ -361,9 +362,12 @@ def test_tokens_of_a_pool_are_the_codes_of_its_pictures_and_kept(tmp_path, pool,
     tokens = encode_tokens(codec, pool, 5)
     assert tokens.shape == (5, 64) and np.array_equal(tokens, codec.encode(pool.images(np.arange(5))).flatten(1))
     assert not list(tmp_path.iterdir())
+    for n in (0, len(pool) + 1):
+        with pytest.raises(BadInputError, match=f"Codes of {n} pictures, and the pool holds {len(pool)}"):
+            encode_tokens(codec, pool, n)
     assert np.array_equal(encode_tokens(codec, pool, 5, tmp_path / "kept"), tokens)
     (file,) = (tmp_path / "kept").iterdir()
-    assert codec_id(codec) in file.name
+    assert backbone_id(codec) in file.name
     assert not np.array_equal(encode_tokens(tiny_codec(seed=1), pool, 5, tmp_path / "kept"), tokens)
     assert encode_tokens(codec, pool, 3, tmp_path / "kept").shape == (3, 64)
     assert len(list((tmp_path / "kept").iterdir())) == 3  # other codec, other number, other file
@@ -425,18 +429,9 @@ def test_the_loss_is_an_eighth_words_and_captions_are_drawn_and_dropped(tmp_path
     assert abs(long - 0.5) < 3 * 0.5 / np.sqrt(240)  # either prompt as often
 
 
-def test_an_interrupted_training_resumes_to_the_same_prior(tmp_path, clip, monkeypatch):
+def test_an_interrupted_training_resumes_to_the_same_prior(tmp_path, clip):
     whole, expected = train(clip, tmp_path / "whole")
-    calls, real = [], TokenPrior.losses
-
-    def interrupted(self, *args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TokenPrior, "losses", interrupted)
+    with interrupted_at(4, TokenPrior, "losses"):
         train(clip, tmp_path / "parts")
     assert [p.name for p in (tmp_path / "parts").glob("step-*")] == ["step-0000002.safetensors"]
     resumed, record = train(clip, tmp_path / "parts")
@@ -462,3 +457,5 @@ def test_trainings_that_cannot_be(tmp_path, clip):
     for prompts, batch_size in (([["a"]] * 3, 2), ([["a"]] * 4, 5)):
         with pytest.raises(BadInputError, match="a batch at least"):
             train_prior(tokens, prompts, clip, tmp_path, config, batch_size=batch_size, codebook_size=3, **SIZES)
+    with pytest.raises(BadInputError, match="5 tokens a picture are no square grid"):
+        train_prior(np.zeros((4, 5), dtype=np.int32), [["a"]] * 4, clip, tmp_path, config, batch_size=2, codebook_size=3, **SIZES)

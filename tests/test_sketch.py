@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
@@ -10,6 +11,7 @@ from sketchae.backbone_training.restyle import restyle
 from sketchae.backbone_training.ship import BackboneBudget, train_backbones
 from sketchae.backbone_training.sketch import (
     RECONSTRUCTION_ONLY,
+    ClipEffect,
     SketchVAE,
     SketchWeights,
     deepened,
@@ -131,20 +133,19 @@ def test_an_adapter_is_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize("kind", ["sketch", "adapter", "twin"])
 def test_training_changes_what_it_should_and_resumes(kind, pool, tmp_path):
     clip, codec = load_clip(), load_vae()
-    guide = {} if kind == "twin" else {"clip": clip, "targets": sketch_targets(pool, clip, 8)}
+    effect = None if kind == "twin" else ClipEffect(clip, sketch_targets(pool, clip, 8))
     weights = RECONSTRUCTION_ONLY if kind == "twin" else SketchWeights()
 
-    def run(out, stop=None):
+    def run(out):
         torch.manual_seed(0)
         start = random_basis(4, 2, 0)
         model = SketchVAE(load_vae().vae, LatentAdapter(start, 2, 8) if kind == "adapter" else Rotated(start))
         config = LoopConfig(n_steps=3, lr=1e-3, n_warmup=1, checkpoint_every=1)
-        seen = pool if stop is None else _Failing(pool, stop)
-        return model, train_sketch(model, seen, 8, out, config, weights, batch_size=4, **guide)
+        return model, train_sketch(model, pool, 8, out, config, weights, effect=effect, batch_size=4)
 
     whole, record = run(tmp_path / "whole")
-    with pytest.raises(_Stop):
-        run(tmp_path / "parts", stop=2)
+    with interrupted_at(3, pool, "images"):
+        run(tmp_path / "parts")
     resumed, _ = run(tmp_path / "parts")
     for key, value in whole.state_dict().items():
         assert torch.allclose(value, resumed.state_dict()[key], atol=1e-6), key
@@ -156,27 +157,12 @@ def test_training_changes_what_it_should_and_resumes(kind, pool, tmp_path):
         assert whole.split.A.abs().max() > 0 and whole.split.basis().orthogonality_error < 1e-5
 
 
-def test_the_effect_asks_for_clip_and_as_many_targets(pool, tmp_path):
+def test_a_weighed_effect_must_know_every_picture(pool, tmp_path):
     model = SketchVAE(load_vae().vae, Rotated(random_basis(4, 2, 0)))
-    config, targets = LoopConfig(n_steps=1, lr=1e-3), sketch_targets(pool, load_clip(), 4)
-    for guide in ({}, {"targets": targets}, {"targets": targets, "clip": load_clip()}):
+    clip = load_clip()
+    for effect in (None, ClipEffect(clip, sketch_targets(pool, clip, 4))):
         with pytest.raises(BadInputError, match="all 8 pictures"):
-            train_sketch(model, pool, 8, tmp_path, config, **guide)
-
-
-class _Stop(Exception):
-    pass
-
-
-class _Failing(ImagePool):
-    def __init__(self, pool, stop):
-        self.scenes, self.pixels, self.left = pool.scenes, pool.pixels, stop
-
-    def images(self, rows):
-        if not self.left:
-            raise _Stop
-        self.left -= 1
-        return super().images(rows)
+            train_sketch(model, pool, 8, tmp_path, LoopConfig(n_steps=1, lr=1e-3), effect=effect)
 
 
 def test_what_ships_is_made_by_name_and_loads_with_its_own_basis(tmp_path):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from interruption import interrupted_at
 
 from sketchae import load_clip, load_vae, sweeps
 from sketchae.basis import random_basis
@@ -20,20 +21,9 @@ def vae():
 def test_an_interrupted_sweep_goes_on_where_it_was(vae, tmp_path, monkeypatch):
     whole = sweeps.sweep_haar(vae, tmp_path / "whole.json", 3, n_pairs=4, progress=False)
     monkeypatch.setattr(sweeps, "_SAVE_EVERY", 1)
-    scored = []
-
-    def stop_after_two(bench, basis):
-        if len(scored) == 2:
-            raise KeyboardInterrupt
-        scored.append(basis)
-        return original(bench, basis)
-
-    original = sweeps.plane_scores
-    monkeypatch.setattr(sweeps, "plane_scores", stop_after_two)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at(3, sweeps, "plane_scores"):
         sweeps.sweep_haar(vae, tmp_path / "cut.json", 3, n_pairs=4, progress=False)
     assert len(json.loads((tmp_path / "cut.json").read_text())["rows"]) == 2
-    monkeypatch.setattr(sweeps, "plane_scores", original)
     resumed = sweeps.sweep_haar(vae, tmp_path / "cut.json", 3, n_pairs=4, progress=False)
     assert resumed["rows"] == whole["rows"]
 

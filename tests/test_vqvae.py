@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interruption import interrupted_at
 from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
@@ -28,10 +29,6 @@ from sketchae.latent_models.networks import (
 from sketchae.latent_models.vqvae import VQVAE, VectorQuantizer, train_vqvae
 
 SMALL = dict(codebook_size=16, code_dim=4, widths=(8, 8), n_blocks=(0, 1), patch=8)
-
-
-class Interrupted(Exception):
-    pass
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -373,19 +370,10 @@ def train(pool, folder, n_steps=12, ema_decay=0.9, **options):
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, None])
-def test_an_interrupted_training_ends_with_the_same_weights(pool, tmp_path, monkeypatch, ema_decay):
+def test_an_interrupted_training_ends_with_the_same_weights(pool, tmp_path, ema_decay):
     whole, record = train(pool, tmp_path / "whole", ema_decay=ema_decay)
-    real, n_calls = module.picture_loss, itertools.count()
-
-    def interrupted(out, images):
-        if next(n_calls) == 6:
-            raise Interrupted
-        return real(out, images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "picture_loss", interrupted)
-        with pytest.raises(Interrupted):
-            train(pool, tmp_path / "parts", ema_decay=ema_decay)
+    with interrupted_at(7, module, "picture_loss"):
+        train(pool, tmp_path / "parts", ema_decay=ema_decay)
     assert (tmp_path / "parts" / "step-0000004.safetensors").exists()
     torch.manual_seed(99)  # what others drew in the meantime does not matter
     resumed, again = train(pool, tmp_path / "parts", ema_decay=ema_decay)

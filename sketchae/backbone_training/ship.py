@@ -5,7 +5,6 @@
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from sketchae.backbone_training.clip import MINIMAL_FACTOR, train_clip
 from sketchae.backbone_training.judges import train_judge
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
+from sketchae.backbone_training.provenance import install_finished, is_finished, write_provenance
 from sketchae.backbone_training.sketch import (
     N_SEMANTIC,
     RECONSTRUCTION_ONLY,
+    ClipEffect,
     SketchVAE,
     SketchWeights,
     deepened,
@@ -31,7 +32,7 @@ from sketchae.backbone_training.vae import train_vae
 from sketchae.backbones import load_clip, load_vae
 from sketchae.backbones.adapter import LatentAdapter
 from sketchae.basis.augmentation import augmentation_split
-from sketchae.errors import BadInputError, MissingFileError
+from sketchae.errors import BadInputError
 from sketchae.scenes import SCENES_VERSION
 from sketchae.scenes.judges import ASSETS
 from sketchae.training.effect import Rotated
@@ -73,7 +74,7 @@ def train_backbones(
     for name in only:
         if name not in NETWORKS + SKETCH_NETWORKS:
             raise BadInputError(f"There is no network '{name}' to train; choose from {', '.join(NETWORKS + SKETCH_NETWORKS)}.")
-        if not (folder / name / "provenance.json").exists():
+        if not is_finished(folder / name):
             _train_one(name, folder, budget, clip_start, seed)
     return folder
 
@@ -106,7 +107,7 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
         atomic_write_text(out / "config.json", json.dumps({"judge": which, "scenes_version": SCENES_VERSION}, indent=1) + "\n")
     n_scenes = budget.n_sketch_scenes if name in SKETCH_NETWORKS else len(pool)
-    write_provenance(out, name, record, n_scenes, sum(p.numel() for p in model.parameters()), seed)
+    write_provenance(out, _about(name, n_scenes, seed), record, sum(p.numel() for p in model.parameters()))
 
 
 def _train_sketch(name: str, pool: ImagePool, training: Path, budget: BackboneBudget, seed: int) -> tuple[SketchVAE, dict]:
@@ -118,9 +119,9 @@ def _train_sketch(name: str, pool: ImagePool, training: Path, budget: BackboneBu
     else:
         model, n_steps = SketchVAE(deepened(codec.vae), Rotated(start)), budget.sketch_steps
         weights = SketchWeights() if name == "sketch" else RECONSTRUCTION_ONLY
-    seen = {"clip": clip, "targets": sketch_targets(pool, clip, n_pictures)} if weights.effect else {}
+    effect = ClipEffect(clip, sketch_targets(pool, clip, n_pictures)) if weights.effect else None
     config = LoopConfig(n_steps=n_steps, lr=1e-3, n_warmup=50, ema_decay=0.995, seed=seed, checkpoint_every=100)
-    return model, train_sketch(model, pool, n_pictures, training, config, weights, **seen)
+    return model, train_sketch(model, pool, n_pictures, training, config, weights, effect=effect)
 
 
 def _save_sketch(model: SketchVAE, name: str, out: Path) -> None:
@@ -133,26 +134,14 @@ def _save_sketch(model: SketchVAE, name: str, out: Path) -> None:
         model.split.basis(vae=name, vae_id=load_vae(out, device="cpu").id).save(out / "basis")
 
 
-def write_provenance(out: Path, name: str, record: dict, n_scenes: int, n_parameters: int, seed: int = 0) -> None:
-    """How, on what and for how long a network was trained; written last, so that its presence means finished."""
+def _about(name: str, n_scenes: int, seed: int) -> dict[str, str]:
     notebook = "06_sketch_autoencoder" if name in SKETCH_NETWORKS else "00_backbones"
-    about = {
+    return {
         "network": name,
         "made_by": f"python -m sketchae.backbone_training --only {name}" + (f" --seed {seed}" if seed else ""),
         "trained_on": f"the first {n_scenes:,} scenes of the split '{name if name.startswith('judge') else 'backbones'}'",
-        "scenes_version": SCENES_VERSION,
-        "n_parameters": n_parameters,
-        "duration_s": round(record["duration_s"]),
-        "n_threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "loop": record["config"],  # stage by stage, where there are several
-        "last_losses": record["log"][-1],
         "results": f"measured afresh by notebooks/{notebook}; see results/values.json, keys {notebook[3:]}.*",
-        "licence": "MIT",
     }
-    atomic_write_text(out / "provenance.json", json.dumps(about, indent=1) + "\n")
-    rows = record["log"][:: max(1, len(record["log"]) // 200)]
-    atomic_write_text(out / "training_log.json", json.dumps(rows) + "\n")
 
 
 def install_backbones(folder: Path, assets: Path = ASSETS, only: tuple[str, ...] = NETWORKS) -> None:
@@ -161,10 +150,6 @@ def install_backbones(folder: Path, assets: Path = ASSETS, only: tuple[str, ...]
     Raises:
         MissingFileError: where one is not finished.
     """
-    for name in only:
-        if not (Path(folder) / name / "provenance.json").exists():
-            raise MissingFileError(f"{Path(folder) / name} holds no finished network; train it with --only {name} first.")
-    for name in only:
-        shutil.copytree(Path(folder) / name, assets / name, dirs_exist_ok=True)
-
-
+    folders = {name: Path(folder) / name for name in only}
+    remedies = {source: f"python -m sketchae.backbone_training --only {name}" for name, source in folders.items()}
+    install_finished({source: assets / name for name, source in folders.items()}, remedies)

@@ -17,6 +17,7 @@ takes part. All terms but the last two have the picture itself as their target; 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,6 +51,19 @@ class SketchWeights:
 
 
 RECONSTRUCTION_ONLY = SketchWeights(restyled=0, cycle=0, effect=0)
+
+
+@runtime_checkable
+class Effect(Protocol):
+    """What decoded swaps should please."""
+
+    def __len__(self) -> int:
+        """Of how many pictures, the pool's first, it knows what their swaps should be."""
+
+    def __call__(self, swapped: Float[Tensor, "n 3 height width"], a: np.ndarray, b: np.ndarray) -> Float[Tensor, ""]:
+        """From swaps in [0, 1], and the rows that their content and their style are of, to what is minimised."""
+
+
 N_SEMANTIC = 2  # of four channels
 
 
@@ -103,6 +117,25 @@ def sketch_targets(pool: ImagePool, clip: ClipEmbedder, n_pictures: int, n_capti
     return SwapTargets(torch.cat(images), every.mean(1), every[:2000].flatten(0, 1))
 
 
+class ClipEffect:
+    """1 - J of the swaps, by CLIP: the `Effect` of the sketch autoencoder.
+
+    Args:
+        clip: frozen; `embed_images` must pass gradients.
+        targets: of the pool's first pictures, row by row (`sketch_targets`).
+    """
+
+    def __init__(self, clip: ClipEmbedder, targets: SwapTargets):
+        self.clip, self.targets = clip, targets
+
+    def __len__(self) -> int:
+        return len(self.targets.texts)
+
+    def __call__(self, swapped: Float[Tensor, "n 3 height width"], a: np.ndarray, b: np.ndarray) -> Float[Tensor, ""]:
+        halves = self.targets.halves(self.clip.embed_images(swapped), torch.from_numpy(a), torch.from_numpy(b))
+        return 2 - halves.mean(0).sum()
+
+
 def train_sketch(
     model: SketchVAE,
     pool: ImagePool,
@@ -111,8 +144,7 @@ def train_sketch(
     config: LoopConfig,
     weights: SketchWeights = SketchWeights(),
     *,
-    clip: ClipEmbedder | None = None,
-    targets: SwapTargets | None = None,
+    effect: Effect | None = None,
     batch_size: int = 8,
 ) -> dict:
     """Train `model` on the first pictures of the pool, in place, and return the log; resumes from `out_dir`.
@@ -121,14 +153,13 @@ def train_sketch(
     term, all of it is. Latents get noise of standard deviation 0.05, as in the VAE's own training.
 
     Args:
-        clip: frozen; `embed_images` must pass gradients. Needed, like `targets`, where the effect has a weight.
-        targets: of those pictures, row by row (`sketch_targets`).
+        effect: what the swaps should please, as `ClipEffect`; needed where the effect has a weight.
 
     Raises:
-        BadInputError: no `clip`, or no targets of as many pictures, for the effect.
+        BadInputError: no `effect` where it has a weight, or one that knows another number of pictures.
     """
-    if weights.effect and (clip is None or targets is None or len(targets.texts) != n_pictures):
-        raise BadInputError(f"The effect needs a CLIP and its targets of all {n_pictures} pictures: give both, or weigh the effect with 0.")
+    if weights.effect and (effect is None or len(effect) != n_pictures):
+        raise BadInputError(f"The effect has a weight: give one that knows all {n_pictures} pictures, or weigh it with 0.")
     n, half = batch_size, batch_size // 2
     alone = not (weights.restyled or weights.cycle or weights.effect)
 
@@ -147,17 +178,16 @@ def train_sketch(
             wanted.append(("swap", semantic[:n], style[:n][b], None))
         decoded = model.decode(torch.cat([part[1] for part in wanted]), torch.cat([part[2] for part in wanted]))
         pictures = dict(zip((part[0] for part in wanted), decoded.split([len(part[1]) for part in wanted]), strict=True))
-        terms |= {name: _distance(pictures[name], target) for name, _, _, target in wanted if target is not None}
+        terms |= {name: picture_distance(pictures[name], target) for name, _, _, target in wanted if target is not None}
         swapped = pictures["swap"].clamp(0, 1) if "swap" in pictures else None
         if weights.effect:
-            at = torch.from_numpy(rows)
-            terms["effect"] = 2 - targets.halves(clip.embed_images(swapped), at, at[b]).mean(0).sum()
+            terms["effect"] = effect(swapped, rows, rows[b])
         if weights.cycle:
             semantic_y, style_y = model.encode(swapped.detach())
             again = model.decode(
                 torch.cat([semantic_y[:half], semantic[:n][b][half:]]), torch.cat([rolled(style[:half], random), style_y[half:]])
             )
-            terms["cycle"] = _distance(again, torch.cat([a[:half], a[b][half:]]))
+            terms["cycle"] = picture_distance(again, torch.cat([a[:half], a[b][half:]]))
         terms["loss"] = sum(getattr(weights, name) * value for name, value in terms.items())
         return terms
 
@@ -178,7 +208,8 @@ def _normal(like: Tensor, random: np.random.Generator) -> Tensor:
     return torch.from_numpy(random.standard_normal(like.shape, dtype=np.float32))
 
 
-def _distance(out: Tensor, images: Tensor) -> Tensor:
+def picture_distance(out: Tensor, images: Tensor) -> Tensor:
+    """Squared error of pixels plus half that of their differences along rows and columns."""
     edges = F.mse_loss(out.diff(dim=-1), images.diff(dim=-1)) + F.mse_loss(out.diff(dim=-2), images.diff(dim=-2))
     return F.mse_loss(out, images) + 0.5 * edges
 

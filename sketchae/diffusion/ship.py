@@ -1,13 +1,11 @@
 """Train the diffusion models that ship, and put them where the package finds them."""
 
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from sketchae.atomic import atomic_write_text
+from sketchae.backbone_training.provenance import install_finished, write_provenance
 from sketchae.backbones import load_clip, load_vae, own_basis
 from sketchae.basis.orthogonal import OrthogonalBasis
 from sketchae.diffusion.conditioning import scene_prompts
@@ -15,9 +13,7 @@ from sketchae.diffusion.levels import LEVELS
 from sketchae.diffusion.network import build_unet
 from sketchae.diffusion.storage import EMBEDDED, save_diffusion
 from sketchae.diffusion.training import DiffusionConfig, encode_pool, open_pool, train_diffusion
-from sketchae.errors import MissingFileError
 from sketchae.profiles import find_root
-from sketchae.scenes import SCENES_VERSION
 from sketchae.scenes.judges import ASSETS
 
 
@@ -75,20 +71,10 @@ def train_network(levels: str, folder: Path, budget: DiffusionBudget = Diffusion
         "network": f"diffusion, {levels} noise level{'s' if levels == 'two' else ''}",
         "made_by": f"python -m sketchae.diffusion --levels {levels} --n-steps {budget.n_steps} --seed {budget.seed}",
         "trained_on": f"the first {budget.n_scenes:,} scenes of the split 'backbones'",
-        "scenes_version": SCENES_VERSION,
         "vae_id": model.vae_id,
         "clip_id": model.clip_id,
-        "n_parameters": sum(p.numel() for p in model.unet.parameters()),
-        "duration_s": round(record["duration_s"]),
-        "n_threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "loop": record["config"],
-        "last_losses": record["log"][-1],
-        "licence": "MIT",
     }
-    rows = record["log"][:: max(1, len(record["log"]) // 200)]
-    atomic_write_text(out / "training_log.json", json.dumps(rows) + "\n")
-    atomic_write_text(out / "provenance.json", json.dumps(about, indent=1) + "\n")  # last: its presence means finished
+    write_provenance(out, about, record, sum(p.numel() for p in model.unet.parameters()))
     return out
 
 
@@ -98,8 +84,5 @@ def install_diffusion(folder: Path, assets: Path = ASSETS) -> None:
     Raises:
         MissingFileError: where one is not finished.
     """
-    for levels in LEVELS:
-        if not (Path(folder) / levels / "provenance.json").exists():
-            raise MissingFileError(f"{Path(folder) / levels} holds no finished model; train it with --levels {levels} first.")
-    for levels, source in zip(LEVELS, EMBEDDED.values(), strict=True):
-        shutil.copytree(Path(folder) / levels, assets / source, dirs_exist_ok=True)
+    folders = {Path(folder) / levels: assets / source for levels, source in zip(LEVELS, EMBEDDED.values(), strict=True)}
+    install_finished(folders, {source: f"python -m sketchae.diffusion --levels {source.name}" for source in folders})

@@ -21,12 +21,7 @@ from sketchae.metrics.bootstrap import Interval
 from sketchae.metrics.evaluation import Judge, SwapBench
 
 Images = Float[Tensor, "n 3 height width"]
-OtherImages = Float[Tensor, "_ _ _ _"]  # must agree with the first; checked in the function, with a sentence
-
 _BATCH = 64
-_FLOAT_BITS = 32
-_MISSING = "–"
-
 
 
 @dataclass(frozen=True)

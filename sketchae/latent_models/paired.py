@@ -13,7 +13,7 @@ exact answer here, the same scene drawn by the other painter. The control has an
 
 Axes: n pictures, z of latent_dim numbers without a scale of their own, y and x of a grid of displacements.
 
-Lecture: "Latent space is a learned lattice".
+Lecture: "DeepFake system".
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,6 +10,7 @@ Sampling is by the Gumbel-max trick (`dvae.gumbel_max`) with noise that belongs 
 *Reranking*: draw many, let CLIP choose (`rerank`).
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from sketchae.atomic import atomic_path
 from sketchae.backbone_training.loop import LoopConfig, fit
 from sketchae.backbone_training.pool import ImagePool, batch_rows
 from sketchae.backbones import ClipEmbedder
+from sketchae.backbones.identity import backbone_id
 from sketchae.errors import BadInputError
 from sketchae.latent_models.dvae import DiscreteVAE, gumbel_max, gumbel_noise
 from sketchae.progress import hide_if
@@ -42,7 +44,7 @@ class TokenPrior(ModelMixin, ConfigMixin):
         text_vocab_size, max_text: of the captions' tokenizer.
         codebook_size, grid: of the discrete autoencoder.
         width, n_layers, n_heads: of the transformer.
-        codec_id: of the autoencoder whose tokens it knows (`codec_id`), so that others are refused.
+        codec_id: of the autoencoder whose tokens it knows (`backbone_id`), so that others are refused.
     """
 
     @register_to_config
@@ -203,28 +205,23 @@ def rerank(scores: Float[Tensor, "n_prompts n_candidates"], n: int) -> Int[Tenso
     return scores.topk(n, dim=1).indices
 
 
-def codec_id(codec: DiscreteVAE) -> str:
-    """A short hash of an autoencoder's weights: tokens of others mean other things."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for name, value in sorted(codec.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(memoryview(value.detach().float().cpu().contiguous().numpy().reshape(-1)).cast("B"))
-    return digest.hexdigest()[:16]
-
-
 def check_codec(prior: TokenPrior, codec: DiscreteVAE) -> None:
     """Raise BadInputError if the prior was trained on another autoencoder's tokens."""
-    own = prior.config.codec_id
-    if own and own != codec_id(codec):
-        raise BadInputError(f"This prior knows the tokens of the autoencoder {own}, not of {codec_id(codec)}: load the one that it was trained with.")
+    own, given = prior.config.codec_id, backbone_id(codec)
+    if own and own != given:
+        raise BadInputError(f"This prior knows the tokens of the autoencoder {own}, not of {given}: load the one that it was trained with.")
 
 
 def encode_tokens(codec: DiscreteVAE, pool: ImagePool, n: int, folder: Path | None = None) -> Int[np.ndarray, "n tokens"]:
-    """Hard codes of the first `n` pictures of a pool, row by row; with `folder`, kept there under the autoencoder's id."""
+    """Hard codes of the first `n` pictures of a pool, row by row; with `folder`, kept there under the autoencoder's id.
+
+    Raises:
+        BadInputError: fewer pictures in the pool.
+    """
+    if not 1 <= n <= len(pool):
+        raise BadInputError(f"Codes of {n} pictures, and the pool holds {len(pool)}: ask for at least one and at most all.")
     scenes = pool.file.stem.rsplit("-", 1)[0] if pool.vary is None else pool.file.stem  # the first n are the same, however many there are
-    file = None if folder is None else Path(folder) / f"tokens-{codec_id(codec)}-{scenes}-{n}.npy"
+    file = None if folder is None else Path(folder) / f"tokens-{backbone_id(codec)}-{scenes}-{n}.npy"
     if file is not None and file.exists():
         return np.load(file, allow_pickle=False)
     parts = []
@@ -259,15 +256,18 @@ def train_prior(
         options: of `TokenPrior`.
 
     Raises:
-        BadInputError: tokens and prompts that do not go together, or fewer than a batch.
+        BadInputError: tokens and prompts that do not go together, fewer than a batch, or tokens that make no square.
     """
     if any(isinstance(row, str) for row in prompts) or not all(prompts):
         raise BadInputError("Every picture has a list of at least one prompt: put a single one into a list.")
     if len(tokens) != len(prompts) or len(tokens) < batch_size:
         raise BadInputError(f"Tokens of {len(tokens)} pictures, prompts of {len(prompts)}, batches of {batch_size}: give as many, a batch at least.")
+    grid = math.isqrt(tokens.shape[1])
+    if grid**2 != tokens.shape[1]:
+        raise BadInputError(f"{tokens.shape[1]} tokens a picture are no square grid: give side x side of them, row by row.")
     torch.manual_seed(config.seed)
-    sizes = {"codebook_size": len(codec.codebook), "codec_id": codec_id(codec)} if codec else {}
-    model = TokenPrior(len(clip.tokenizer), grid=int(tokens.shape[1] ** 0.5), max_text=clip.max_tokens, **sizes, **options)
+    sizes = {"codebook_size": len(codec.codebook), "codec_id": backbone_id(codec)} if codec else {}
+    model = TokenPrior(len(clip.tokenizer), grid=grid, max_text=clip.max_tokens, **sizes, **options)
 
     def step_loss(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, step])

@@ -1,19 +1,16 @@
 """Train the latent models that ship, and put them where the package finds them (`python -m sketchae.latent_models`)."""
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from sketchae.atomic import atomic_write_text
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
+from sketchae.backbone_training.provenance import install_finished, is_finished, read_provenance, write_provenance
 from sketchae.backbones import load_clip
 from sketchae.diffusion.conditioning import scene_prompts
 from sketchae.diffusion.training import open_pool
@@ -28,7 +25,6 @@ from sketchae.latent_models.prior import TokenPrior, encode_tokens, train_prior
 from sketchae.latent_models.vae_models import DigitsVAE, VectorVAE, train_digits_vae, train_vector_vae
 from sketchae.latent_models.vqvae import VQVAE, train_vqvae
 from sketchae.profiles import Profile, find_root
-from sketchae.scenes import SCENES_VERSION
 from sketchae.scenes.judges import ASSETS, load_judge
 
 
@@ -165,14 +161,20 @@ def train_model(name: str, folder: Path, *, n_steps: int | None = None, n_scenes
     if name not in RECIPES:
         raise BadInputError(f"There is no latent model '{name}'; choose from {', '.join(RECIPES)}.")
     out, recipe = Path(folder) / name, RECIPES[name]
-    if (out / "provenance.json").exists():
+    if is_finished(out):
         return out
     config = replace(recipe.config, n_steps=n_steps or recipe.config.n_steps)
     pools = pool or find_root() / "build" / "backbones" / "pool"
     n = min(n_scenes or recipe.n_scenes, recipe.n_scenes)
     model, record = recipe.train(Workshop(n, Path(folder) / "training" / name, config, Path(folder), pools))
     model.save_pretrained(out)  # type: ignore[operator]  # every model here is one of diffusers' or transformers'
-    _write_provenance(out, name, recipe, record, model, n)
+    about = {
+        "model": name,
+        "about": recipe.about,
+        "made_by": f"python -m sketchae.latent_models --only {name}",
+        "trained_on": record.get("trained_on", f"the first {n:,} scenes of the split 'backbones'"),
+    }
+    write_provenance(out, about, record, n_parameters(model))
     return out
 
 
@@ -207,10 +209,17 @@ def install_model(name: str, folder: Path, assets: Path = ASSETS) -> None:
 
     Raises:
         MissingFileError: where it is not finished.
+        BadInputError: where it is a trial, of another number of steps than the recipe's.
     """
-    if not (Path(folder) / name / "provenance.json").exists():
-        raise MissingFileError(f"{Path(folder) / name} holds no finished model: train it with python -m sketchae.latent_models --only {name} first.")
-    shutil.copytree(Path(folder) / name, assets / "latent_models" / name, dirs_exist_ok=True)
+    source = Path(folder) / name
+    if is_finished(source):
+        stages = read_provenance(source)["loop"]
+        n_steps = (stages[-1] if isinstance(stages, list) else stages)["n_steps"]
+        if n_steps != RECIPES[name].config.n_steps:
+            raise BadInputError(
+                f"{source} is a trial of {n_steps} steps, and the recipe has {RECIPES[name].config.n_steps}: remove it, and train {name} whole."
+            )
+    install_finished({source: assets / "latent_models" / name}, {source: f"python -m sketchae.latent_models --only {name}"})
 
 
 def shipped(name: str, folder: Path | None = None) -> Path:
@@ -220,32 +229,11 @@ def shipped(name: str, folder: Path | None = None) -> Path:
         MissingFileError: where it lies in neither.
     """
     for place in ([Path(folder) / name] if folder else []) + [ASSETS / "latent_models" / name]:
-        if (place / "provenance.json").exists():
+        if is_finished(place):
             return place
     raise MissingFileError(f"No trained '{name}': reinstall sketchae, or run python -m sketchae.latent_models --only {name}.")
 
 
 def provenance(name: str, folder: Path | None = None) -> dict[str, Any]:
     """How, on what and for how long a finished model was trained."""
-    return json.loads((shipped(name, folder) / "provenance.json").read_text())
-
-
-def _write_provenance(out: Path, name: str, recipe: Recipe, record: dict, model: nn.Module, n_scenes: int) -> None:
-    """Written last, so that its presence means finished."""
-    about = {
-        "model": name,
-        "about": recipe.about,
-        "made_by": f"python -m sketchae.latent_models --only {name}",
-        "trained_on": record.get("trained_on", f"the first {n_scenes:,} scenes of the split 'backbones'"),
-        "scenes_version": SCENES_VERSION,
-        "n_parameters": n_parameters(model),
-        "duration_s": round(record["duration_s"]),
-        "n_threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "loop": record["config"],
-        "last_losses": record["log"][-1],
-        "licence": "MIT",
-    }
-    rows = record["log"][:: max(1, len(record["log"]) // 200)]
-    atomic_write_text(out / "training_log.json", json.dumps(rows) + "\n")
-    atomic_write_text(out / "provenance.json", json.dumps(about, indent=1) + "\n")
+    return read_provenance(shipped(name, folder))

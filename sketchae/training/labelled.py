@@ -92,21 +92,37 @@ class LabelObjective:
 
     def judge_logits(self, logits: Mapping[str, Tensor], a: Tensor, b: Tensor) -> Float[Tensor, "pairs 2"]:
         """The same from what the judge reads in the swapped pictures, (pairs, values) for each factor."""
-        halves = [self._half("semantic", logits, a, b), self._half("style", logits, b, a)]
-        return torch.stack(halves, dim=-1)
-
-    def _half(self, kind: str, logits: Mapping[str, Tensor], follow: Tensor, other: Tensor) -> Float[Tensor, " pairs"]:
-        margins, differs = [], []
-        for name in (name for name, its_kind in self.kinds.items() if its_kind == kind):
-            right, wrong = self.factors[name][follow], self.factors[name][other]
-            read = logits[name].to(self.z).gather(1, torch.stack([right, wrong], 1))
-            margins.append(read[:, 0] - read[:, 1])
-            differs.append(right != wrong)
-        counts = torch.stack(differs, 1)
-        shares = torch.sigmoid(torch.stack(margins, 1) / self.tau) * counts
-        return torch.where(counts.any(1), shares.sum(1) / counts.sum(1).clamp(min=1), 0.5)
+        return label_halves({name: value.to(self.z) for name, value in logits.items()}, self.factors, self.kinds, a, b, self.tau)
 
     value = EffectObjective.value
+
+
+def label_halves(
+    logits: Mapping[str, Tensor], factors: Mapping[str, Tensor], kinds: Mapping[str, str], a: Tensor, b: Tensor, tau: float | int
+) -> Float[Tensor, "pairs 2"]:
+    """The two halves of J (module docstring), from a judge's logits of the swaps of rows `a` and `b` of `factors`; no check of its arguments."""
+    halves = [_half("semantic", logits, factors, kinds, a, b, tau), _half("style", logits, factors, kinds, b, a, tau)]
+    return torch.stack(halves, dim=-1)
+
+
+def _half(
+    kind: str,
+    logits: Mapping[str, Tensor],
+    factors: Mapping[str, Tensor],
+    kinds: Mapping[str, str],
+    follow: Tensor,
+    other: Tensor,
+    tau: float | int,
+) -> Float[Tensor, " pairs"]:
+    margins, differs = [], []
+    for name in (name for name, its_kind in kinds.items() if its_kind == kind):
+        right, wrong = factors[name][follow], factors[name][other]
+        read = logits[name].gather(1, torch.stack([right, wrong], 1))
+        margins.append(read[:, 0] - read[:, 1])
+        differs.append(right != wrong)
+    counts = torch.stack(differs, 1)
+    shares = torch.sigmoid(torch.stack(margins, 1) / tau) * counts
+    return torch.where(counts.any(1), shares.sum(1) / counts.sum(1).clamp(min=1), 0.5)
 
 
 def fit_labelled(
