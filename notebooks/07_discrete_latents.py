@@ -212,7 +212,13 @@ vectors = {name: models[name] for name in ("autoencoder_l2", "autoencoder_percep
 codecs = {name: (m.encode, m.decode) for name, m in vectors.items()}
 codecs["vae"] = (lambda x: models["vae"].encode(x)[0], models["vae"].decode)
 codecs["main paper's VAE"] = (embedded.encode, embedded.decode)
-fitted = lambda x: models["glo"].decode(glo_fitting.fit_latents(models["glo"], x, n_steps=profile.n_glo_steps).z).detach()  # noqa: E731
+
+
+def fitted(x):
+    """What GLO, which has no encoder, makes of pictures."""
+    return models["glo"].decode(glo_fitting.fit_latents(models["glo"], x, n_steps=profile.n_glo_steps).z).detach()
+
+
 table = {"glo": bench.reconstruction_row(fitted, scenes[: len(few)], judge, images=few, needs_grad=True)}
 table |= {name: bench.reconstruction_row(lambda x, e=e, d=d: d(e(x)), scenes, judge, images=pictures) for name, (e, d) in codecs.items()}
 table |= rows
@@ -288,6 +294,7 @@ assert np.isfinite([o.mean for o in obeyed.values()]).all() and abs(curve[0].gai
 if profile.name == "scenes" and not profile.overridden:
     assert rows["vqvae"].psnr >= 26 and bench.code_use(codes["vqvae"], 512).share_used >= 0.9
     assert torch.allclose(drawn_shares, pi, atol=0.02)
+    assert curve[-1].gain_ci95[0] > 0, "reranking should help by more than its interval"
 used = {name: bench.code_use(c, models[name].config.codebook_size) for name, c in codes.items()}
 record.value("codes", {name: {**plain(use.values()), "psnr": rows[name].psnr} for name, use in used.items()})
 record.value("obedience", {name.replace(" ", "_"): plain(o.values()) for name, o in obeyed.items()})

@@ -11,6 +11,7 @@ from sketchae.backbones import load_clip, load_vae, own_basis
 from sketchae.basis import random_basis
 from sketchae.diffusion import SketchDiffusion, arms, build_unet, report, sample, studies
 from sketchae.diffusion.arms import Arm, Redraw, Sizes
+from sketchae.diffusion.desk import Desk
 from sketchae.diffusion.evaluation import obedience, obedience_gain
 from sketchae.diffusion.ship import install_diffusion
 from sketchae.diffusion.studies import Studies
@@ -143,7 +144,7 @@ def test_studies_resume_and_are_refused_for_other_networks(studio, few_arms, tmp
 def test_an_arm_that_another_process_draws_is_waited_for(tmp_path):
     import threading
 
-    desk, other = (studies._Desk(tmp_path, {"n": 1}, False) for _ in range(2))
+    desk, other = (Desk(tmp_path, {"n": 1}, False) for _ in range(2))
     started, finish, drawn = threading.Event(), threading.Event(), []
 
     def slow(job):

@@ -18,7 +18,7 @@ from sketchae.latent_models.glo import (
     project_to_ball,
     train_glo,
 )
-from sketchae.latent_models.glo_fitting import fit_gaussian, fit_latents, square_mask
+from sketchae.latent_models.glo_fitting import fill_from_surroundings, fit_gaussian, fit_latents, square_mask
 
 TINY = dict(latent_dim=4, widths=(4, 4, 4, 8), n_blocks=(0, 0, 0, 1))
 NORMS = (1, 2, math.inf)
@@ -120,6 +120,30 @@ def test_masks_hide_one_square_that_depends_on_its_number_alone():
         assert hole.sum() == 49 and hole.amax(0).sum() == 7 and hole.amax(1).sum() == 7  # 49 pixels within 7 columns and 7 rows
     assert torch.equal(mask[:5], square_mask(5, 32, 7, seed=4)) and not torch.equal(mask, square_mask(30, 32, 7, seed=5))
     assert len({tuple(m.flatten().tolist()) for m in mask}) > 20
+
+
+def test_what_knows_no_pictures_fills_holes_from_their_surroundings():
+    y, x = torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(0, 1, 32), indexing="ij")
+    ramp = torch.stack([x, y, 0.5 * x + 0.25 * y])[None]  # a plane in each colour: what lies between is known
+    flat, noise = torch.full((1, 3, 32, 32), 0.3), torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images, mask = torch.cat([ramp, flat, noise]), torch.ones(3, 1, 32, 32)
+    mask[..., 8:17, 12:21] = 0
+    found = fill_from_surroundings(images, mask)
+    assert set(found) == {"mean_colour", "rows", "biharmonic"}
+    for guess in found.values():
+        assert guess.shape == images.shape and torch.equal(guess * mask, images * mask)
+        assert torch.allclose(guess[1], flat[0], atol=1e-5) and guess.min() >= 0 and guess.max() <= 1
+        hidden = torch.where(mask.bool(), images, 0.9)  # what is hidden has no influence
+        assert all(torch.equal(a, b) for a, b in zip(found.values(), fill_from_surroundings(hidden, mask).values(), strict=True))
+    assert torch.allclose(found["rows"][0], ramp[0], atol=1e-5) and torch.allclose(found["biharmonic"][0], ramp[0], atol=1e-3)
+    hole = ~mask[0, 0].bool()
+    assert torch.allclose(found["mean_colour"][0][:, hole], ramp[0][:, ~hole].mean(1, keepdim=True), atol=1e-5)
+    strip = torch.ones(1, 1, 32, 32)
+    strip[..., 4:8, :] = 0  # rows that are hidden whole
+    assert torch.allclose(fill_from_surroundings(ramp, strip)["rows"][0, 1, 5], ramp[0, 1][strip[0, 0].bool()].mean(), atol=1e-5)
+    for bad in (torch.zeros_like(mask), 0.5 * mask):
+        with pytest.raises(BadInputError, match="A mask holds 1"):
+            fill_from_surroundings(images, bad)
 
 
 def test_bad_pictures_and_masks():

@@ -48,6 +48,16 @@ def test_all_right_is_one_and_guessing_is_nought():
     assert above_chance(readings(wanted, 1, 0.4), wanted).mean() == pytest.approx(0.4, abs=0.02)
 
 
+def test_pictures_that_are_all_alike_obey_nobody():
+    """A reader that always says the same is right by chance only, and shuffled readings likewise."""
+    wanted = prompts(2000)
+    same = {factor: np.zeros_like(values) for factor, values in wanted.wanted.items()}
+    assert abs(above_chance(same, wanted).mean()) < 0.02
+    rng = np.random.default_rng(0)
+    shuffled = {factor: rng.permutation(np.where(values < 0, 0, values)) for factor, values in wanted.wanted.items()}
+    assert abs(above_chance(shuffled, wanted).mean()) < 0.03
+
+
 def test_one_factor_by_hand():
     wanted = PromptSet(["a", "b"], {"count": np.array([0, -1]), "tone": np.array([1, 1])})
     scores = above_chance({"count": np.array([0, 2]), "tone": np.array([0, 1])}, wanted, KINDS)

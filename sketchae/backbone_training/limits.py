@@ -47,7 +47,7 @@ from sketchae.training.labelled import label_halves
 
 N_STEPS, N_PICTURES, LR = 300, 4096, 5e-4
 N_PAIRS, N_SHOWN = 512, 4
-FILE = "sketch_limits.json"
+FILE, PICTURES = "sketch_limits.json", "sketch_limits.safetensors"
 _KEPT = ("score", "semantic", "style", "counterfactual_mse", "counterfactual_ssim")
 
 
@@ -188,7 +188,7 @@ def sweep_limits(folder: Path, arms: Sequence[str] = tuple(ARMS), out: Path = SW
     folders = [shipped, *(_folder(folder, name) for name in ARMS)]
     if not all((one / "row.json").is_file() for one in folders):
         return False
-    with atomic_path(out / "sketch_limits.safetensors") as path:
+    with atomic_path(out / PICTURES) as path:
         save_file({json.loads((one / "row.json").read_text())["arm"]: load_file(one / "swaps.safetensors")["swaps"] for one in folders}, path)
     rows = [json.loads((one / "row.json").read_text()) for one in folders]
     write_sweep(out / FILE, limits_about(sketch), rows, "python -m sketchae.backbone_training.limits")
@@ -201,15 +201,16 @@ def limits_about(sketch: LatentCodec) -> dict[str, Any]:
     return about | {"lr": LR, "label_tau": LABEL_TAU, "weights": {name: arm.weight for name, arm in ARMS.items()}}
 
 
-def load_limits(sketch: LatentCodec, folder: Path = SWEEPS) -> tuple[list[dict[str, Any]], dict[str, Float[Tensor, "n 3 128 128"]]]:
+def find_limits(sketch: LatentCodec, folder: Path = SWEEPS) -> tuple[list[dict[str, Any]], dict[str, Float[Tensor, "n 3 128 128"]]] | None:
     """The stored rows, "as it ships" first, and for each arm some swaps: of the first test scenes, 0 with 1, 2 with 3 and so on.
 
-    Raises:
-        MissingFileError, BadInputError: as `sketchae.sweeps.load_sweep`.
+    None where they were made from another autoencoder than `sketch`, or with other settings.
     """
-    rows = load_sweep(folder / FILE, limits_about(sketch))["rows"]
-    swaps = load_file(folder / "sketch_limits.safetensors")
-    return rows, {name: pictures.permute(0, 3, 1, 2).float() / 255 for name, pictures in swaps.items()}
+    file, about = folder / FILE, limits_about(sketch)
+    if not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["about"] != about:
+        return None
+    rows, swaps = load_sweep(file, about)["rows"], load_file(folder / PICTURES)
+    return rows, {row["arm"]: swaps[row["arm"]].permute(0, 3, 1, 2).float() / 255 for row in rows}
 
 
 def _folder(folder: Path, name: str) -> Path:

@@ -7,24 +7,14 @@ computed anew, and its Fréchet distance. Guidance is chosen on validation scene
 """
 
 import argparse
-import contextlib
 import dataclasses
-import importlib.metadata
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from sketchae.atomic import atomic_path
 from sketchae.backbones import backbone_id, load_clip, load_vae
 from sketchae.diffusion.arms import (
     FULL,
@@ -42,16 +32,15 @@ from sketchae.diffusion.arms import (
     scene_features,
     try_guidance,
 )
+from sketchae.diffusion.desk import MADE_BY, Desk, load_stored, write_stored
 from sketchae.diffusion.storage import load_diffusion
 from sketchae.diffusion.studio import Studio, read
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.profiles import find_root
-from sketchae.progress import hide_if
 from sketchae.scenes import FACTORS, SCENES_VERSION, split_scenes
 from sketchae.scenes.judges import ASSETS
 
 STORED = ASSETS / "sweeps" / "diffusion.safetensors"
-MADE_BY = "python -m sketchae.diffusion.studies"
 GUIDANCE = (1.0, 2.0, 3.0, 5.0)
 _REDRAW_SEED = 1_000_000
 
@@ -90,7 +79,7 @@ def run_studies(studio: Studio, file: Path, folder: Path, sizes: Sizes = FULL, p
     Raises:
         BadInputError: `folder` holds arms of other networks or sizes.
     """
-    desk = _Desk(folder, about_studies(studio, sizes), progress)
+    desk = Desk(folder, about_studies(studio, sizes), progress)
     n = sizes.n_control
     guidance = {f"guidance {w:g}, {levels}": (w, levels) for w in GUIDANCE for levels in studio.models}
     found = desk.all(guidance, lambda at: try_guidance(dataclasses.replace(studio, guidance=at[0]), at[1], sizes))
@@ -117,7 +106,7 @@ def run_studies(studio: Studio, file: Path, folder: Path, sizes: Sizes = FULL, p
     found |= originals | desk.all(REDRAWS, again) | desk.all(OFFSETS | SPEED, lambda arm: draw_arm(studio, arm, sizes, real))
     tensors = {f"{arm}/{key}": table for arm, (tables, _) in found.items() for key, table in tables.items() if key != "x"}
     numbers = {arm: values for arm, (_, values) in found.items()} | {"guidance": {"chosen": studio.guidance}}
-    _write(file, tensors, {"about": desk.about, "numbers": numbers})
+    write_stored(file, tensors, {"about": desk.about, "numbers": numbers})
     return load_studies(file)
 
 
@@ -129,7 +118,7 @@ def load_studies(file: Path = STORED, studio: Studio | None = None) -> Studies:
     """
     if not file.is_file():
         raise MissingFileError(f"{file} is missing: make it by `{MADE_BY}`.")
-    tensors, head = _load(file)
+    tensors, head = load_stored(file)
     if studio is not None:
         expected = about_studies(studio, FULL)
         differing = [key for key in expected if key.endswith(("_id", "_version")) and head["about"].get(key) != expected[key]]
@@ -144,61 +133,7 @@ def load_studies(file: Path = STORED, studio: Studio | None = None) -> Studies:
 
 def is_current(file: Path, studio: Studio, sizes: Sizes = FULL) -> bool:
     """Whether `file` holds the studies of these networks and sizes."""
-    return file.is_file() and _load(file)[1]["about"] == about_studies(studio, sizes)
-
-
-class _Desk:
-    """A folder of finished arms, on which several processes work."""
-
-    def __init__(self, folder: Path, about: dict[str, Any], progress: bool):
-        self.folder, self.about, self.progress = Path(folder), about, progress
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def all(self, jobs: Mapping[str, Any], work: Any) -> dict[str, Found]:
-        """Every job's tensors and numbers, by name: first what nobody works on, then what others have not finished."""
-        for timeout in (0, -1):
-            for name, job in tqdm(jobs.items(), desc=f"{next(iter(jobs))} …", **hide_if(not self.progress or timeout != 0)):
-                with self._free(name, timeout) as free:
-                    if free:
-                        tensors, numbers = work(job)
-                        _write(self._file(name), tensors, {"about": self.about, "numbers": numbers})
-        return {name: self._load(name) for name in jobs}
-
-    @contextlib.contextmanager
-    def _free(self, name: str, timeout: int) -> Iterator[bool]:
-        """Whether the arm is still to be drawn, by this process; it stays ours within the block."""
-        if self._file(name).exists():
-            yield False
-            return
-        try:
-            with filelock.FileLock(self._file(name).with_suffix(".lock"), timeout=timeout):
-                yield not self._file(name).exists()
-        except filelock.Timeout:
-            yield False
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name.replace(', ', '_').replace(' ', '_')}.safetensors"
-
-    def _load(self, name: str) -> Found:
-        tensors, head = _load(self._file(name))
-        if head["about"] != self.about:
-            raise BadInputError(f"{self.folder} holds arms of other networks or sizes: remove it to start anew.")
-        return tensors, head["numbers"]
-
-
-def _write(file: Path, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> None:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
-    metadata = {"head": json.dumps({**head, "versions": versions, "made_by": MADE_BY})}
-    with atomic_path(file) as path:
-        save_file({name: table.contiguous() for name, table in tensors.items()} or {"nothing": torch.zeros(0)}, path, metadata)
-
-
-def _load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(file, "pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}, json.loads(stored.metadata()["head"])  # noqa: SIM118 - no mapping
-    except Exception as error:  # the library has its own for each kind of damage
-        raise BadInputError(f"{file} cannot be read ({error}): remove it and make it again by `{MADE_BY}`.") from error
+    return file.is_file() and load_stored(file)[1]["about"] == about_studies(studio, sizes)
 
 
 def load_studio(two: str | Path = "embedded", one: str | Path = "embedded-one", vae: str | Path = "sketch", **options: Any) -> Studio:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from sketchae.errors import BadInputError
@@ -30,6 +31,33 @@ def square_mask(n: int, size_px: int = 128, side_px: int = 48, seed: int = 0) ->
         x, y = generator(f"glo.square_mask.{seed}.{i}").integers(0, size_px - side_px + 1, 2)
         mask[i, 0, y : y + side_px, x : x + side_px] = 0
     return mask
+
+
+def fill_from_surroundings(
+    images: Float[Tensor, "n 3 height width"], mask: Float[Tensor, "n 1 height width"]
+) -> dict[str, Float[Tensor, "n 3 height width"]]:
+    """What knows no pictures guesses behind a mask: the rivals of a restoration, by name.
+
+    Pixels that are seen stay. "mean_colour" is that of the picture's seen pixels; "rows" interpolates linearly along each row, from its
+    nearest seen pixels (a row that is hidden whole gets the mean colour); "biharmonic" is scikit-image's smoothest surface, clamped to [0, 1].
+
+    Raises:
+        BadInputError: a mask that hides a whole picture, or holds other numbers than 0 and 1.
+    """
+    hidden = (1 - mask[:, 0]).numpy()
+    if not np.isin(hidden, (0, 1)).all() or hidden.all(axis=(1, 2)).any():
+        raise BadInputError("A mask holds 1 where a pixel is seen and 0 where it is not, and leaves some of every picture seen.")
+    found: dict[str, list[np.ndarray]] = {"mean_colour": [], "rows": [], "biharmonic": []}
+    for image, holes in zip(images.permute(0, 2, 3, 1).numpy(), hidden.astype(bool), strict=True):
+        mean = np.where(holes[..., None], image[~holes].mean(0), image)
+        rows = mean.copy()
+        for y in np.flatnonzero(holes.any(1) & ~holes.all(1)):
+            seen, unseen = np.flatnonzero(~holes[y]), np.flatnonzero(holes[y])
+            rows[y, unseen] = np.stack([np.interp(unseen, seen, image[y, seen, c]) for c in range(3)], -1)
+        smooth = inpaint_biharmonic(image, holes, channel_axis=-1).clip(0, 1)
+        for name, guess in zip(found, (mean, rows, smooth), strict=True):
+            found[name].append(guess.astype(np.float32))
+    return {name: torch.from_numpy(np.stack(guesses)).permute(0, 3, 1, 2) for name, guesses in found.items()}
 
 
 @dataclass(frozen=True)
