@@ -59,6 +59,7 @@ test: setup
 sweeps: setup
 	$(PY) -m sketchae.sweeps
 	$(PY) -m sketchae.ablation
+	$(PY) -m sketchae.backbone_training.limits
 	$(PY) -m sketchae.diffusion.studies
 
 lab: setup

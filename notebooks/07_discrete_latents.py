@@ -38,6 +38,8 @@ N_PRIOR_PROMPTS: int | None = None  # captions of test scenes that are painted
 N_CANDIDATES: int | None = None  # pictures drawn for each of them, of which CLIP chooses
 
 # %%
+from functools import partial
+
 import numpy as np
 import torch
 from IPython.display import display
@@ -213,12 +215,7 @@ codecs = {name: (m.encode, m.decode) for name, m in vectors.items()}
 codecs["vae"] = (lambda x: models["vae"].encode(x)[0], models["vae"].decode)
 codecs["main paper's VAE"] = (embedded.encode, embedded.decode)
 
-
-def fitted(x):
-    """What GLO, which has no encoder, makes of pictures."""
-    return models["glo"].decode(glo_fitting.fit_latents(models["glo"], x, n_steps=profile.n_glo_steps).z).detach()
-
-
+fitted = partial(glo_fitting.refit, models["glo"], n_steps=profile.n_glo_steps)
 table = {"glo": bench.reconstruction_row(fitted, scenes[: len(few)], judge, images=few, needs_grad=True)}
 table |= {name: bench.reconstruction_row(lambda x, e=e, d=d: d(e(x)), scenes, judge, images=pictures) for name, (e, d) in codecs.items()}
 table |= rows

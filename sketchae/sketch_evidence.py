@@ -1,4 +1,4 @@
-"""What `06_sketch_autoencoder` measures: the sketch autoencoder and the adapter beside the best splits of the VAE as it was."""
+"""What `06_sketch_autoencoder` measures: the sketch autoencoders and the adapter beside the best splits of the VAE as it was."""
 
 import json
 from collections.abc import Mapping
@@ -26,8 +26,9 @@ from sketchae.rivals import AUGMENTATION, OPTIMUM
 from sketchae.scenes import Scenes, counterfactual, load_judge, render, split_scenes
 
 SKETCH = "sketch autoencoder"
+STRICT = "sketch autoencoder, strict"
 ADAPTER = "adapter, VAE unchanged"
-SHOWN = (AUGMENTATION, ADAPTER, SKETCH)
+SHOWN = (AUGMENTATION, ADAPTER, SKETCH, STRICT)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class SplitCodec:
 
 
 def load_codecs(folder: Path) -> dict[str, SplitCodec]:
-    """The stock VAE with the split that training started from, the best plane found with labels and the adapter; the twin; the sketch autoencoder.
+    """The stock VAE with the split that training started from, the best plane found with labels and the adapter; the twin; both sketch autoencoders.
 
     Raises:
         MissingFileError, BadInputError: a network is missing from `folder` or cannot be read.
@@ -48,19 +49,17 @@ def load_codecs(folder: Path) -> dict[str, SplitCodec]:
     adapter = LatentAdapter.load(folder / "sketch_adapter")
     start = OrthogonalBasis.from_matrix(adapter.Q.double(), adapter.k)
     splits = {AUGMENTATION: start, OPTIMUM: sweeps.optimum_basis(stock), ADAPTER: adapter}
-    sketch = load_vae(folder / "sketch")
-    basis = own_basis(folder / "sketch")
-    basis.check_vae(sketch)
-    return {
-        "stock": SplitCodec(stock, splits),
-        "twin": SplitCodec(load_vae(folder / "sketch_twin"), {}),
-        "sketch": SplitCodec(sketch, {SKETCH: basis}),
-    }
+    codecs = {"stock": SplitCodec(stock, splits), "twin": SplitCodec(load_vae(folder / "sketch_twin"), {})}
+    for name, label, source in (("sketch", SKETCH, folder / "sketch"), ("strict", STRICT, folder / "sketch_strict")):
+        vae, basis = load_vae(source), own_basis(source)
+        basis.check_vae(vae)
+        codecs[name] = SplitCodec(vae, {label: basis})
+    return codecs
 
 
 def training_logs(folder: Path) -> dict[str, list[dict[str, float]]]:
     """The loss terms of each training, as they were logged."""
-    names = ("sketch", "sketch_twin", "sketch_adapter")
+    names = ("sketch", "sketch_twin", "sketch_adapter", "sketch_strict")
     return {name: json.loads((folder / name / "training_log.json").read_text(encoding="utf-8")) for name in names}
 
 

@@ -18,7 +18,7 @@ from sketchae.latent_models.glo import (
     project_to_ball,
     train_glo,
 )
-from sketchae.latent_models.glo_fitting import fill_from_surroundings, fit_gaussian, fit_latents, square_mask
+from sketchae.latent_models.glo_fitting import fill_from_surroundings, fit_gaussian, fit_latents, refit, square_mask
 
 TINY = dict(latent_dim=4, widths=(4, 4, 4, 8), n_blocks=(0, 0, 0, 1))
 NORMS = (1, 2, math.inf)
@@ -288,6 +288,12 @@ def test_a_descent_stays_in_the_ball_and_reaches_its_surface_where_the_best_is_o
         images = model(3 * model.latents[:2] / torch.linalg.vector_norm(model.latents[:2], ord=p, dim=1, keepdim=True))
     norms = torch.linalg.vector_norm(fit_latents(model, images, n_steps=30).z, ord=p, dim=1)
     assert torch.allclose(norms, torch.tensor(0.5), atol=1e-5)
+
+
+def test_a_refit_is_what_the_fitted_latents_decode_to():
+    model, images = tiny(), torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    again = refit(model, images, n_steps=3)
+    assert not again.requires_grad and torch.equal(again, model.decode(fit_latents(model, images, n_steps=3).z))
 
 
 def test_restoration_uses_what_is_seen_only():

@@ -21,7 +21,7 @@ from sketchae.backbone_training.sketch import (
 )
 from sketchae.backbones import load_clip, load_vae, own_basis
 from sketchae.backbones.adapter import LatentAdapter
-from sketchae.basis import OrthogonalBasis, random_basis
+from sketchae.basis import OrthogonalBasis, plane_angle, random_basis
 from sketchae.edits import Split, swap
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.scenes import render, split_scenes
@@ -166,11 +166,15 @@ def test_a_weighed_effect_must_know_every_picture(pool, tmp_path):
 
 
 def test_what_ships_is_made_by_name_and_loads_with_its_own_basis(tmp_path):
-    budget = BackboneBudget(sketch_steps=1, sketch_adapter_steps=1, n_sketch_scenes=8, n_backbone_scenes=8)
-    train_backbones(tmp_path, budget, only=("sketch", "sketch_adapter"))
+    budget = BackboneBudget(sketch_steps=1, sketch_adapter_steps=1, sketch_strict_steps=1, n_sketch_scenes=8, n_backbone_scenes=8)
+    train_backbones(tmp_path, budget, only=("sketch", "sketch_adapter", "sketch_strict"))
     basis, codec = own_basis(tmp_path / "sketch"), load_vae(tmp_path / "sketch")
     basis.check_vae(codec)
     assert basis.n_semantic == 2 and own_basis("embedded") is None
     assert LatentAdapter.load(tmp_path / "sketch_adapter").channels == 4
+    strict, its_basis = load_vae(tmp_path / "sketch_strict"), own_basis(tmp_path / "sketch_strict")
+    its_basis.check_vae(strict)
+    assert strict.id != codec.id and plane_angle(its_basis.Q, basis.Q, 2).max() < 5  # it starts at the one that was finished before
+    assert plane_angle(its_basis.Q, own_basis("sketch").Q, 2).max() > 5
     with pytest.raises(BadInputError, match="sketch_adapter"):
         train_backbones(tmp_path, budget, only=("sketches",))

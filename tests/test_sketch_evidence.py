@@ -33,7 +33,7 @@ def scored(scenes):
 
 def test_every_split_is_scored_under_the_ceiling_of_its_own_vae(scored):
     codecs, _, scores, ceilings = scored
-    assert set(scores) == {*codecs["stock"].splits, sketch_evidence.SKETCH} and not codecs["twin"].splits
+    assert set(scores) == {*codecs["stock"].splits, sketch_evidence.SKETCH, sketch_evidence.STRICT} and not codecs["twin"].splits
     assert scores[sketch_evidence.SKETCH]["score"] > scores[sketch_evidence.AUGMENTATION]["score"] + 0.1
     text = sketch_evidence.table(scores, ceilings)
     assert all(label in text for label in scores)
@@ -55,7 +55,7 @@ def test_pictures_of_every_split_stand_between_their_sources_and_the_truth(score
     codecs, perfect, _, _ = scored
     images = render(scenes[:4]).images
     shown = sketch_evidence.swap_rows(codecs, images[::2], images[1::2], perfect[:2])
-    assert len(shown.rows) == len(shown.labels) == 2 + 4 + 1
+    assert len(shown.rows) == len(shown.labels) == 2 + 5 + 1
     assert torch.equal(shown.rows[-1], perfect[:2])
     assert all(row.shape == (2, 3, 128, 128) for row in shown.rows)
 
@@ -81,10 +81,11 @@ def test_a_missing_network_and_a_foreign_basis_are_told(tmp_path):
     LatentAdapter(random_basis(4, 2, 0), 2, 8).save(tmp_path / "sketch_adapter")
     with pytest.raises(MissingFileError):
         sketch_evidence.load_codecs(tmp_path)
-    for name in ("sketch", "sketch_twin"):
+    for name in ("sketch", "sketch_twin", "sketch_strict"):
         shutil.copytree(ASSETS / "sketch", tmp_path / name)
-    assert sketch_evidence.load_codecs(tmp_path)["sketch"].splits
-    file = tmp_path / "sketch" / "basis" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"vae_id": "0" * 16}))
-    with pytest.raises(BadInputError):
-        sketch_evidence.load_codecs(tmp_path)
+    assert sketch_evidence.load_codecs(tmp_path)["strict"].splits
+    for name in ("sketch_strict", "sketch"):
+        file = tmp_path / name / "basis" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"vae_id": "0" * 16}))
+        with pytest.raises(BadInputError):
+            sketch_evidence.load_codecs(tmp_path)

@@ -62,6 +62,7 @@ class Arm:
 
 ARMS = {
     "carried on": Arm("clip", 0.003),  # as before: what more steps alone give
+    "carried on, ten times": Arm("clip", 0.03),  # CLIP ten times as loud
     "labels": Arm("labels", 0.003),  # judge a with the true values of every factor: perfect knowledge, as loud as CLIP was
     "labels, ten times": Arm("labels", 0.03),
     "true swaps": Arm("pictures", 1.0),  # the drawn picture of every swap as its target: perfect knowledge of what to paint
@@ -232,5 +233,6 @@ if __name__ == "__main__":
     parser.add_argument("--arm", action="append", help=f"of {', '.join(ARMS)}; default: all")
     parser.add_argument("--folder", type=Path, default=None, help="where the trainings live (default: build/limits)")
     arguments = parser.parse_args()
-    done = sweep_limits(arguments.folder or find_root() / "build" / "limits", tuple(arguments.arm or ARMS))
-    print(f"{SWEEPS / FILE} is written." if done else "Other arms are still missing; the sweep is written once all are there.")
+    if arguments.arm or find_limits(load_vae("sketch", device="cpu")) is None:
+        done = sweep_limits(arguments.folder or find_root() / "build" / "limits", tuple(arguments.arm or ARMS))
+        print(f"{SWEEPS / FILE} is written." if done else "Other arms are still missing; the sweep is written once all are there.")

@@ -5,7 +5,7 @@
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from sketchae.backbone_training.sketch import (
     train_sketch,
 )
 from sketchae.backbone_training.vae import train_vae
-from sketchae.backbones import load_clip, load_vae
+from sketchae.backbones import load_clip, load_vae, own_basis
 from sketchae.backbones.adapter import LatentAdapter
 from sketchae.basis.augmentation import augmentation_split
 from sketchae.errors import BadInputError
@@ -38,8 +38,10 @@ from sketchae.scenes.judges import ASSETS
 from sketchae.training.effect import Rotated
 
 NETWORKS = ("judge_a", "judge_b", "vae", "clip")
-SKETCH_NETWORKS = ("sketch", "sketch_twin", "sketch_adapter")
-"""Made from the finished VAE and CLIP: the sketch autoencoder, the same VAE trained as long for reconstruction only, and the adapter."""
+SKETCH_NETWORKS = ("sketch", "sketch_twin", "sketch_adapter", "sketch_strict")
+"""Made from the finished VAE and CLIP: the sketch autoencoder, the same VAE trained as long for reconstruction only, the adapter, and the
+sketch autoencoder carried on with CLIP ten times as loud."""
+STRICT = SketchWeights(effect=0.03)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class BackboneBudget:
     n_judge_scenes: int = 24_000
     sketch_steps: int = 1200
     sketch_adapter_steps: int = 400
+    sketch_strict_steps: int = 700
     n_sketch_scenes: int = 16_384
 
 
@@ -97,7 +100,7 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         processor.save_pretrained(out)
     elif name in SKETCH_NETWORKS:
         pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
-        model, record = _train_sketch(name, pool, training, budget, seed)
+        model, record = _train_sketch(name, folder, pool, training, budget, seed)
         _save_sketch(model, name, out)
     else:
         which = name[-1]
@@ -110,27 +113,32 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
     write_provenance(out, _about(name, n_scenes, seed), record, sum(p.numel() for p in model.parameters()))
 
 
-def _train_sketch(name: str, pool: ImagePool, training: Path, budget: BackboneBudget, seed: int) -> tuple[SketchVAE, dict]:
+def _train_sketch(name: str, folder: Path, pool: ImagePool, training: Path, budget: BackboneBudget, seed: int) -> tuple[SketchVAE, dict]:
     codec, clip = load_vae(device="cpu"), load_clip(device="cpu")
     n_pictures = min(budget.n_sketch_scenes, len(pool))
-    start = augmentation_split(codec, pool.images(np.arange(min(256, n_pictures)))).basis(N_SEMANTIC)
-    if name == "sketch_adapter":
-        model, n_steps, weights = SketchVAE(codec.vae, LatentAdapter(start)), budget.sketch_adapter_steps, SketchWeights()
+    config = LoopConfig(n_steps=budget.sketch_steps, lr=1e-3, n_warmup=50, ema_decay=0.995, seed=seed, checkpoint_every=100)
+    weights = RECONSTRUCTION_ONLY if name == "sketch_twin" else SketchWeights()
+    if name == "sketch_strict":
+        finished = folder / "sketch" if is_finished(folder / "sketch") else "sketch"
+        model, weights = SketchVAE(load_vae(finished, device="cpu").vae, Rotated(own_basis(finished))), STRICT
+        config = replace(config, n_steps=budget.sketch_strict_steps, lr=5e-4, seed=seed + 1)  # other pictures first than those that it began with
     else:
-        model, n_steps = SketchVAE(deepened(codec.vae), Rotated(start)), budget.sketch_steps
-        weights = SketchWeights() if name == "sketch" else RECONSTRUCTION_ONLY
+        start = augmentation_split(codec, pool.images(np.arange(min(256, n_pictures)))).basis(N_SEMANTIC)
+        if name == "sketch_adapter":
+            model, config = SketchVAE(codec.vae, LatentAdapter(start)), replace(config, n_steps=budget.sketch_adapter_steps)
+        else:
+            model = SketchVAE(deepened(codec.vae), Rotated(start))
     effect = ClipEffect(clip, sketch_targets(pool, clip, n_pictures)) if weights.effect else None
-    config = LoopConfig(n_steps=n_steps, lr=1e-3, n_warmup=50, ema_decay=0.995, seed=seed, checkpoint_every=100)
     return model, train_sketch(model, pool, n_pictures, training, config, weights, effect=effect)
 
 
 def _save_sketch(model: SketchVAE, name: str, out: Path) -> None:
-    """The sketch autoencoder with its own basis in the subfolder `basis`, its twin without, or an adapter alone."""
+    """A sketch autoencoder with its own basis in the subfolder `basis`, its twin without, or an adapter alone."""
     if isinstance(model.split, LatentAdapter):
         model.split.save(out)
         return
     model.vae.to(memory_format=torch.contiguous_format).save_pretrained(out)
-    if name == "sketch":
+    if name != "sketch_twin":
         model.split.basis(vae=name, vae_id=load_vae(out, device="cpu").id).save(out / "basis")
 
 

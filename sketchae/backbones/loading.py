@@ -18,6 +18,7 @@ from sketchae.errors import BadInputError, MissingFileError
 from sketchae.hub import Checkpoint, find_checkpoint
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+SKETCHES = ("sketch", "sketch_strict")  # VAEs of the package that bring a basis with them
 _VAE_CLASSES = {"AutoencoderTiny": AutoencoderTiny, "AutoencoderKL": AutoencoderKL}
 
 
@@ -34,10 +35,10 @@ def load_vae(
     """A frozen VAE as a `LatentCodec`.
 
     Args:
-        source: "embedded" (trained on Scenes, shipped with the package); "sketch" (the sketch autoencoder, likewise); a
-            folder written by `save_pretrained`; a hub id such as "madebyollin/taesdxl"; a diffusers `AutoencoderTiny` or
-            `AutoencoderKL`; or any object with `encode(images) -> z` and `decode(z) -> images`, pixels in [0, 1], z of
-            about unit variance.
+        source: "embedded" (trained on Scenes, shipped with the package); "sketch" (the sketch autoencoder, likewise) or
+            "sketch_strict" (the same, split more strictly); a folder written by `save_pretrained`; a hub id such as
+            "madebyollin/taesdxl"; a diffusers `AutoencoderTiny` or `AutoencoderKL`; or any object with `encode(images) -> z`
+            and `decode(z) -> images`, pixels in [0, 1], z of about unit variance.
         revision: branch, tag or commit on the hub; None: main at the first download, the same commit afterwards.
         device, dtype: default: CUDA where there is one; float32.
         latent_clip: bound on the scaled latents, or None.
@@ -132,13 +133,13 @@ def own_basis(source: Any) -> OrthogonalBasis | None:
     """
     if not isinstance(source, str | os.PathLike):
         return None
-    folder = Path(ASSETS / source if source == "sketch" else source) / "basis"
+    folder = Path(ASSETS / source if source in SKETCHES else source) / "basis"
     return OrthogonalBasis.load(folder.resolve()) if (folder / "config.json").is_file() else None
 
 
 def _asset(source: str | os.PathLike, name: str) -> str | os.PathLike:
-    if name == "vae" and source == "sketch":
-        return ASSETS / "sketch"
+    if name == "vae" and source in SKETCHES:
+        return ASSETS / source
     if source != "embedded":
         return source
     folder = ASSETS / name

@@ -61,10 +61,10 @@ class Desk:
         return tensors, head["numbers"]
 
 
-def write_stored(file: Path, tensors: Mapping[str, Tensor], head: dict[str, Any], made_by: str = MADE_BY) -> None:
+def write_stored(file: Path, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> None:
     """Tensors with what they were made from ("about") and what was measured ("numbers"); whole, or not at all."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
-    metadata = {"head": json.dumps({**head, "versions": versions, "made_by": made_by})}
+    metadata = {"head": json.dumps({**head, "versions": versions, "made_by": MADE_BY})}
     with atomic_path(file) as path:
         save_file({name: table.contiguous() for name, table in tensors.items()} or {"nothing": torch.zeros(0)}, path, metadata)
 

@@ -6,6 +6,7 @@ Equations and axes: `sketchae.latent_models.glo`.
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,6 +122,13 @@ def fit_latents(
         better = (other[:, -1] < losses[:, -1])[:, None]
         z, losses = torch.where(better, other_z, z), torch.where(better, other, losses)
     return Fitted(z, losses, time.monotonic() - began, n_starts)
+
+
+def refit(model: GLO, images: Float[Tensor, "n 3 height width"], **options: Any) -> Float[Tensor, "n 3 height width"]:
+    """g(z) of the latents that are fitted to pictures: reconstruction without an encoder. `options` are those of `fit_latents`."""
+    z = fit_latents(model, images, **options).z
+    with torch.no_grad():
+        return model.decode(z)
 
 
 @torch.enable_grad()
