@@ -67,7 +67,7 @@ record = Recorder("01_preprocess", profile)
 # The author's recipe took one picture at a time. Here pictures go through in batches, captions are padded to the longest of
 # their batch only, and what is done is written shard by shard, each whole or not at all. From a terminal the same step runs
 # on several processes, GPUs or machines, each taking its own shards:
-# `accelerate launch --num_processes 2 -m sketchae.preprocess --profile coco`.
+# `torchrun --nproc_per_node 2 -m sketchae.preprocess --profile coco`.
 
 # %%
 report = preprocess_profile(profile)

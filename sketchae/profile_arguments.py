@@ -39,7 +39,7 @@ def run_step(
 
     Returns the exit status: 0 done, 1 refused with a sentence, 130 interrupted (then `if_interrupted` is said).
     """
-    from accelerate import PartialState  # here, because it loads torch
+    from sketchae.processes import process_state  # here, because it loads torch
 
     parsed = parser.parse_args(arguments)
     name = parser.prog.removeprefix("python -m ")
@@ -52,9 +52,9 @@ def run_step(
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command {if_interrupted}", file=sys.stderr)
         return 130
-    if PartialState().is_main_process:
+    if process_state().is_main_process:
         print(report)
-    PartialState().destroy_process_group()
+    process_state().destroy_process_group()
     return 0
 
 

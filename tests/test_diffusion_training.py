@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
+import accelerate
 import numpy as np
 import pytest
 import torch
 from interruption import interrupted_at
 from tiny import CAPTIONS, tiny_clip, tiny_vae
+from two_processes import run_in_two
 
 from sketchae.backbone_training.pool import ImagePool
 from sketchae.backbones import load_clip, load_vae
@@ -69,6 +72,48 @@ def test_it_learns_a_handful_of_latents_and_their_prompts(tmp_path, clip):
         drawn = model.decode(sample(model, prompts, seeds=[0, 1], n_steps=12, offset=offset))
         error = (drawn[:, None] - z[None]).square().mean((2, 3, 4))
         assert error[0, 0] < error[0, 1] / 2 and error[1, 1] < error[1, 0] / 2
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import accelerate, torch
+from test_diffusion_training import BASIS, PROMPTS, config, latents, tiny_unet
+from sketchae.backbones import load_clip
+from sketchae.diffusion import save_diffusion, train_diffusion
+from sketchae.processes import new_accelerator
+
+torch.set_num_threads(1)
+accelerator = new_accelerator()
+assert accelerator.num_processes == 2
+clip = load_clip({clip!r}, device="cpu")
+model, _ = train_diffusion(latents(), PROMPTS, clip, BASIS, {out!r} + "/run", config(), unet=tiny_unet(), accelerator=accelerator)
+save_diffusion(model, {out!r} + f"/process-{{accelerator.process_index}}")
+accelerate.PartialState().destroy_process_group()
+"""
+
+
+def test_two_processes_train_the_same_model(tmp_path):
+    tiny_clip(tmp_path / "clip")
+    whole, record = train(tmp_path / "one", load_clip(tmp_path / "clip", device="cpu"))
+    here = Path(__file__).resolve().parent
+    script = tmp_path / "train_in_two.py"
+    script.write_text(SCRIPT.format(tests=str(here), clip=str(tmp_path / "clip"), out=str(tmp_path)))
+    run = run_in_two(script)
+    assert run.returncode == 0, run.stderr
+    for process in (0, 1):
+        model = load_diffusion(tmp_path / f"process-{process}")
+        for name, value in whole.unet.state_dict().items():  # the same batches, summed in another order
+            assert torch.allclose(value, model.unet.state_dict()[name], atol=1e-4), name
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert [row["loss"] for row in state["log"]] == pytest.approx([row["loss"] for row in record["log"]], rel=1e-3)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tmp_path, clip, monkeypatch):
+    accelerator = accelerate.Accelerator(cpu=True)
+    monkeypatch.setattr(type(accelerator), "num_processes", 3)
+    with pytest.raises(BadInputError, match="4 pictures cannot be shared by 3 processes"):
+        train_diffusion(latents(), PROMPTS, clip, BASIS, tmp_path, config(), unet=tiny_unet(), accelerator=accelerator)
 
 
 @pytest.mark.parametrize("levels", ["two", "one"])

@@ -6,7 +6,6 @@ import io
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ import pytest
 import tiny
 import torch
 from preprocess_fakes import SETTINGS, FakeClip, FakeCodec, FakeSource, data_bytes, worker
+from two_processes import run_in_two
 
 from sketchae import shards
 from sketchae.data import Example
@@ -433,19 +433,7 @@ def test_accelerate_shares_the_shards_among_processes(tmp_path):
     numbers = "image_size = 32\nshard_size = 4\npreprocess_batch_size = 2\nn_steps = 1\n"
     (tmp_path / "own.toml").write_text(numbers + "".join(f'{key} = "{value}"\n' for key, value in fields.items()))
 
-    command = [
-        "accelerate.commands.launch",
-        "--num_processes",
-        "2",
-        "--cpu",
-        "--num_machines",
-        "1",
-        "--dynamo_backend",
-        "no",
-    ]
-    command += ["--mixed_precision", "no", "-m", "sketchae.preprocess", "--profile", str(tmp_path / "own.toml")]
-    environment = {**os.environ, "SKETCHAE_ROOT": str(tmp_path), "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=900)
+    ran = run_in_two("-m", "sketchae.preprocess", "--profile", tmp_path / "own.toml", timeout_s=900, SKETCHAE_ROOT=str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("skipped: train 7.jpg") == 1, ran.stdout + ran.stderr  # one process reports
 
@@ -459,6 +447,7 @@ def test_accelerate_shares_the_shards_among_processes(tmp_path):
     assert data_bytes(together) == data_bytes(tmp_path / "alone")
     made = sum(path.read_text().count("\n") for path in (together / ".timings").glob("*.jsonl"))
     assert made == len(list(together.rglob("shard-*.arrow"))), "a shard was made twice"
+    assert len(list((together / ".timings").glob("*.jsonl"))) == 2, "there were not two processes at work"
 
 
 @pytest.mark.parametrize("name", ["smoke", "coco"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from two_processes import run_in_two
 
 from benchmarks.training import write_latents
 from sketchae.basis import plane_angle, random_basis
@@ -205,6 +206,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 import accelerate, torch
 from test_training import FAST, world
+from sketchae.processes import new_accelerator
 from sketchae.training import TrainConfig, train_basis, train_seeds
 
 torch.set_num_threads(1)
@@ -214,23 +216,22 @@ def on_record(step, records):
     if step == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
+assert new_accelerator().num_processes == {processes}
 train_seeds(world(30), world(12, seed=1), FAST, out, seeds, progress=False, on_record=on_record)
 accelerate.PartialState().destroy_process_group()
 """
 
 
-def script(folder: Path, *words: str | int, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    here = Path(__file__).resolve().parent
+def script(folder: Path, processes: int) -> Path:
     path = folder / "train_in_a_process.py"
-    path.write_text(SCRIPT.format(tests=str(here)))
-    paths = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *launcher, str(path), *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    path.write_text(SCRIPT.format(tests=str(Path(__file__).resolve().parent), processes=processes))
+    return path
 
 
 def test_killed_it_resumes_to_the_same_bits(tables, tmp_path):
-    killed = script(tmp_path, tmp_path / "out", 16, 0, 1)
+    command = [sys.executable, script(tmp_path, 1), tmp_path / "out", "16", "0", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "out" / "seed-0").exists()
     resumed = train_seeds(*tables, FAST, tmp_path / "out", [0, 1], progress=False)
@@ -240,9 +241,7 @@ def test_killed_it_resumes_to_the_same_bits(tables, tmp_path):
 
 
 def test_two_processes_train_the_same_q(tables, tmp_path):
-    launcher = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--cpu")
-    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
-    run = script(tmp_path, tmp_path / "two", -1, 0, 1, launcher=launcher)
+    run = run_in_two(script(tmp_path, 2), tmp_path / "two", "-1", "0", "1")
     assert run.returncode == 0, run.stderr
     one = train_seeds(*tables, FAST, tmp_path / "one", [0, 1], progress=False)
     for seed in (0, 1):

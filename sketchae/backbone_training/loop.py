@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sketchae.atomic import atomic_path, atomic_write_text
 from sketchae.errors import BadInputError
+from sketchae.progress import hide_if
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,22 @@ class LoopConfig:
     checkpoint_every: int = 250
 
 
-def fit(model: nn.Module, step_loss: Callable[[int], dict[str, Tensor]], config: LoopConfig, out_dir: Path, name: str) -> dict:
+def fit(
+    model: nn.Module,
+    step_loss: Callable[[int], dict[str, Tensor]],
+    config: LoopConfig,
+    out_dir: Path,
+    name: str,
+    accelerator: Accelerator | None = None,
+) -> dict:
     """Train `model` in place, leave its moving average in it, and return the log; resumes from `out_dir`.
 
     Args:
         step_loss: from the step's number to its loss terms; must depend on that number alone, so that a resumed
             run sees what an uninterrupted one would have seen. The term "loss" is minimised.
+        accelerator: of several processes, each of which begins with the same weights and gives `step_loss` of its own part of
+            the batch: gradients and terms are averaged over them, and the first one writes. Parts of equal size then
+            give the same weights as one process, up to rounding.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
@@ -47,13 +59,16 @@ def fit(model: nn.Module, step_loss: Callable[[int], dict[str, Tensor]], config:
     start, log, spent = _resume(out_dir, model, optimizer, average, config)
     began = time.monotonic()
     model.train()
-    bar = tqdm(range(start, config.n_steps), desc=name, initial=start, total=config.n_steps, mininterval=5)
+    several, first = (accelerator is not None and accelerator.num_processes > 1), (accelerator is None or accelerator.is_main_process)
+    bar = tqdm(range(start, config.n_steps), desc=name, initial=start, total=config.n_steps, mininterval=5, **hide_if(not first))
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = config.lr * _schedule(step, config)
         terms = step_loss(step)
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
+        if several:
+            terms = _averaged(model, terms, accelerator)
         nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         decay = min(config.ema_decay, (step + 1) / (step + 10))
@@ -66,10 +81,21 @@ def fit(model: nn.Module, step_loss: Callable[[int], dict[str, Tensor]], config:
             bar.set_postfix(row)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.n_steps:
             seconds = spent + time.monotonic() - began
-            _save(out_dir, model, optimizer, average, {"step": step + 1, "seconds": seconds, "log": log, "config": asdict(config)})
+            if first:
+                _save(out_dir, model, optimizer, average, {"step": step + 1, "seconds": seconds, "log": log, "config": asdict(config)})
+            if several:
+                accelerator.wait_for_everyone()
     model.load_state_dict(average)
     model.eval()
     return {"log": log, "duration_s": spent + time.monotonic() - began, "config": asdict(config)}
+
+
+def _averaged(model: nn.Module, terms: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Gradients, in place, and terms of all processes; every parameter has a gradient in all of them or in none."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = accelerator.reduce(parameter.grad, "mean")
+    return {name: accelerator.reduce(value.detach().reshape(1), "mean")[0] for name, value in terms.items()}
 
 
 def _schedule(step: int, config: LoopConfig) -> float:
@@ -98,7 +124,7 @@ def _resume(out_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, a
     state = json.loads(file.read_text())
     if state["config"] != asdict(config):
         raise BadInputError(f"{out_dir} holds a training with other settings; remove the folder to start anew.")
-    tensors = load_file(out_dir / f"step-{state['step']:07d}.safetensors")
+    tensors = load_file(out_dir / f"step-{state['step']:07d}.safetensors", device=str(next(model.parameters()).device))
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     average.update({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
     moments: dict[int, dict] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from sketchae.diffusion.levels import LEVELS
 from sketchae.diffusion.ship import DiffusionBudget, install_diffusion, train_network
 from sketchae.errors import SketchaeError
+from sketchae.processes import process_state
 from sketchae.profiles import find_root
 
 
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             install_diffusion(folder)
             return 0
         out = train_network(levels, folder, DiffusionBudget(**chosen | {"widths": tuple(chosen["widths"])}), name, pool)
+        if not process_state().is_main_process:
+            return 0
         about = json.loads((out / "provenance.json").read_text(encoding="utf-8"))
         losses = ", ".join(f"{term} {about['last_losses'][term]:.4f}" for term in ("loss", "semantic", "style"))
         print(f"{about['n_parameters']:,} parameters, {about['loop']['n_steps']} steps, {losses}, in {out}")

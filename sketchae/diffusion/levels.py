@@ -72,16 +72,27 @@ def draw_levels(
     return semantic, style
 
 
-def block_losses(velocity: Latents, target: Latents, t: Float[Tensor, "_ channels 1 1"], n_semantic: int) -> tuple[Tensor, Tensor]:
+def block_losses(
+    velocity: Latents,
+    target: Latents,
+    t: Float[Tensor, "_ channels 1 1"],
+    n_semantic: int,
+    whole: Float[Tensor, "_ channels 1 1"] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Mean squared error of the semantic and of the style velocity, over the examples whose block is noisy.
 
     At level 0 the noise that a target holds has left no trace in x_t: nothing is to be learnt there, and such examples do not count.
+
+    Args:
+        whole: levels of the whole batch, where these examples are one of several equal parts of it, however many of each part count: the
+            parts' losses then have the whole's as their mean.
     """
-    error = (velocity - target).square()
+    error, whole = (velocity - target).square(), t if whole is None else whole
 
     def block(part: slice) -> Tensor:
-        counts = (t[:, part].amax((1, 2, 3)) > 0).to(error)
-        return (error[:, part].mean((1, 2, 3)) * counts).sum() / counts.sum().clamp(min=1)
+        counts, all_counts = ((levels[:, part].amax((1, 2, 3)) > 0).to(error) for levels in (t, whole))
+        n = all_counts.sum() * len(t) / len(whole)
+        return (error[:, part].mean((1, 2, 3)) * counts).sum() / torch.where(n > 0, n, 1.0)
 
     return block(slice(None, n_semantic)), block(slice(n_semantic, None))
 

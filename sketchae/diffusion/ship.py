@@ -13,6 +13,7 @@ from sketchae.diffusion.levels import LEVELS
 from sketchae.diffusion.network import build_unet
 from sketchae.diffusion.storage import EMBEDDED, save_diffusion
 from sketchae.diffusion.training import DiffusionConfig, encode_pool, open_pool, train_diffusion
+from sketchae.processes import new_accelerator
 from sketchae.profiles import find_root
 from sketchae.scenes.judges import ASSETS
 
@@ -43,7 +44,8 @@ class DiffusionBudget:
 def train_network(levels: str, folder: Path, budget: DiffusionBudget = DiffusionBudget(), name: str | None = None, pool: Path | None = None) -> Path:
     """Train one model, "two" or "one" by its noise levels, into `folder`/`name`; interrupted or finished, it resumes.
 
-    Latents are computed once for both models and kept in `folder`. `pool` is the folder of drawn scenes, by default that of the backbones.
+    Processes that were launched together share every batch, and the first one writes the model. Latents are computed once for both models and kept in
+    `folder`. `pool` is the folder of drawn scenes, by default that of the backbones.
     """
     folder = Path(folder)
     out = folder / (name or levels)
@@ -65,16 +67,20 @@ def train_network(levels: str, folder: Path, budget: DiffusionBudget = Diffusion
     torch.manual_seed(budget.seed)
     sizes = {"text_dim": clip.model.config.text_config.hidden_size, "pooled_dim": clip.embed_dim, "block_out_channels": budget.widths}
     unet = build_unet(z.shape[1], z.shape[2], **sizes)
-    model, record = train_diffusion(z, prompts, clip, basis, folder / "training" / out.name, config, codec=codec, unet=unet)
-    save_diffusion(model, out)
-    about = {
-        "network": f"diffusion, {levels} noise level{'s' if levels == 'two' else ''}",
-        "made_by": f"python -m sketchae.diffusion --levels {levels} --n-steps {budget.n_steps} --seed {budget.seed}",
-        "trained_on": f"the first {budget.n_scenes:,} scenes of the split 'backbones'",
-        "vae_id": model.vae_id,
-        "clip_id": model.clip_id,
-    }
-    write_provenance(out, about, record, sum(p.numel() for p in model.unet.parameters()))
+    accelerator = new_accelerator()
+    options = {"codec": codec, "unet": unet, "accelerator": accelerator}
+    model, record = train_diffusion(z, prompts, clip, basis, folder / "training" / out.name, config, **options)
+    if accelerator.is_main_process:
+        save_diffusion(model, out)
+        about = {
+            "network": f"diffusion, {levels} noise level{'s' if levels == 'two' else ''}",
+            "made_by": f"python -m sketchae.diffusion --levels {levels} --n-steps {budget.n_steps} --seed {budget.seed}",
+            "trained_on": f"the first {budget.n_scenes:,} scenes of the split 'backbones'",
+            "vae_id": model.vae_id,
+            "clip_id": model.clip_id,
+        }
+        write_provenance(out, about, record, sum(p.numel() for p in model.unet.parameters()))
+    accelerator.wait_for_everyone()
     return out
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
@@ -110,6 +111,7 @@ def train_diffusion(
     codec: Any = None,
     unet: UNet2DConditionModel | None = None,
     device: torch.device | str | None = None,
+    accelerator: Accelerator | None = None,
 ) -> tuple[SketchDiffusion, dict]:
     """Train on latents `z` of pictures, each with one or more prompts; resumes from `out_dir`.
 
@@ -121,7 +123,8 @@ def train_diffusion(
         prompts: for each picture, the prompts of which every visit draws one.
         codec: whose latents they are; its id is recorded and later checked.
         unet: default: `build_unet` for the latents' and CLIP's sizes, with random weights from `config.seed`.
-        device: default: where CLIP is.
+        device: default: where CLIP is, or, of several processes, where the accelerator puts each.
+        accelerator: of several processes, which share each batch (`torchrun --nproc_per_node 2 -m sketchae.diffusion …`); all return the same model.
 
     Returns:
         the model, holding the moving average of the weights, and the loop's record (`log`, `duration_s`, `config`).
@@ -133,6 +136,10 @@ def train_diffusion(
         raise BadInputError(f"{len(z)} latents and {len(prompts)} lists of prompts: give every picture a list of at least one.")
     if len(z) < config.batch_size:
         raise BadInputError(f"{len(z)} pictures do not fill a batch of {config.batch_size}: give more, or a smaller batch_size.")
+    rank, n_processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    if config.batch_size % n_processes:
+        raise BadInputError(f"A batch of {config.batch_size} pictures cannot be shared by {n_processes} processes: give a multiple of their number.")
+    mine = slice(rank, None, n_processes)
     if codec is not None:
         basis.check_vae(codec)
     text = clip.model.config.text_config
@@ -142,7 +149,7 @@ def train_diffusion(
     std, mean = torch.std_mean(basis.encode(z.double()), dim=(0, 2, 3))
     model = SketchDiffusion(
         unet, basis, mean, std, levels=config.levels, vae_id=getattr(codec, "id", None) or basis.vae_id, clip_id=clip.id
-    ).to(device or clip.device)
+    ).to(device or (accelerator.device if n_processes > 1 else clip.device))
     config = dataclasses.replace(config, data=_digest(z, prompts, basis, clip, unet))
 
     def step_loss(step: int) -> dict[str, Tensor]:
@@ -150,9 +157,9 @@ def train_diffusion(
         rows = batch_rows(len(z), config.batch_size, step, config.seed)
         chosen = [prompts[row][int(u * len(prompts[row]))] for row, u in zip(rows, rng.random(len(rows)), strict=True)]
         dropped = rng.random(len(rows)) < config.drop_prompt
-        conditioning = embed_prompts(clip, ["" if drop else prompt for prompt, drop in zip(chosen, dropped, strict=True)])
-        x = model.encode(z[rows].to(model.device))
-        noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32)).to(x)
+        conditioning = embed_prompts(clip, ["" if drop else prompt for prompt, drop in zip(chosen, dropped, strict=True)][mine])
+        x = model.encode(z[rows[mine]].to(model.device))
+        noise = torch.from_numpy(rng.standard_normal((len(rows), *x.shape[1:]), dtype=np.float32)[mine]).to(x)
         drawn = draw_levels(
             len(rows),
             rng,
@@ -164,11 +171,11 @@ def train_diffusion(
         )
         t_semantic, t_style = (torch.from_numpy(t).to(x) for t in drawn)
         t = per_channel(t_semantic, t_style, model.n_semantic, x.shape[1])
-        velocity = model.velocity(add_noise(x, noise, t), t_semantic, t_style, conditioning.to(x.device))
-        semantic, style = block_losses(velocity, noise - x, t, model.n_semantic)
+        velocity = model.velocity(add_noise(x, noise, t[mine]), t_semantic[mine], t_style[mine], conditioning.to(x.device))
+        semantic, style = block_losses(velocity, noise - x, t[mine], model.n_semantic, whole=t)
         return {"loss": (semantic + style) / 2, "semantic": semantic, "style": style}
 
-    record = fit(model.unet, step_loss, config, Path(out_dir), f"diffusion, levels: {config.levels}")
+    record = fit(model.unet, step_loss, config, Path(out_dir), f"diffusion, levels: {config.levels}", accelerator)
     return model.eval(), record
 
 

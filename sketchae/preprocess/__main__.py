@@ -1,4 +1,4 @@
-"""`python -m sketchae.preprocess --profile scenes`, or the same after `accelerate launch --num_processes 2 -m`."""
+"""`python -m sketchae.preprocess --profile scenes`, or the same after `torchrun --nproc_per_node 2 -m`."""
 
 import argparse
 import sys

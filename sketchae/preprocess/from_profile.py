@@ -1,13 +1,12 @@
-"""Preprocessing as a profile describes it, in this process or in several that accelerate has started."""
+"""Preprocessing as a profile describes it, in this process or in several that were launched together."""
 
 from pathlib import Path
-
-from accelerate import PartialState
 
 from sketchae.backbones import fast_dtype, load_clip, load_vae
 from sketchae.data import open_source
 from sketchae.preprocess.report import PreprocessReport
 from sketchae.preprocess.run import preprocess
+from sketchae.processes import process_state
 from sketchae.profiles import Profile
 
 
@@ -16,10 +15,10 @@ def preprocess_profile(
 ) -> PreprocessReport:
     """Fill `out_dir` (default: `profile.latents_dir`), or return at once what is finished there; see `preprocess`.
 
-    Under `accelerate launch` every process makes its own shards, on its own device, and all return when all is done.
+    Of several launched processes every one makes its own shards, on its own device, and all return when all is done.
     The networks run in `fast_dtype` of the device; CLIP is not loaded where the source brings its own embeddings.
     """
-    state = PartialState()
+    state = process_state()
     with state.main_process_first():  # so that a download happens once
         source = open_source(profile)
         options = {"device": state.device, "dtype": fast_dtype(state.device)}

@@ -3,7 +3,7 @@
     result = train_basis(open_latents(folder, "train"), open_latents(folder, "val"), TrainConfig(seed=0), out_dir)
     result.weight  # nearly orthogonal; sketchae.basis.finalize makes it exactly so
 
-On several processes, GPUs or machines: `accelerate launch --num_processes 2 -m sketchae.training --profile coco`.
+On several processes, GPUs or machines: `torchrun --nproc_per_node 2 -m sketchae.training --profile coco`, or `accelerate launch`.
 """
 
 from sketchae.training.batches import BatchOrder, Latents, TensorLatents

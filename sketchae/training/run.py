@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from sketchae.errors import BadInputError
+from sketchae.processes import new_accelerator
 from sketchae.progress import hide_if
 from sketchae.training.batches import Latents
 from sketchae.training.config import TrainConfig
@@ -77,7 +78,7 @@ def train_seeds(
         new = _run(train, val, config, pending, checkpoint, places, progress, accelerator, on_record)
         return {**results, **dict(zip(pending, new, strict=True))}
     if pending:
-        accelerator = accelerator or Accelerator()
+        accelerator = accelerator or new_accelerator()
         hidden = not (progress and accelerator.is_main_process and len(pending) > 1)
         for seed in tqdm(pending, desc="seeds", **hide_if(hidden)):
             results[seed] = train_basis(
@@ -107,7 +108,7 @@ def _run(
     accelerator: Accelerator | None,
     on_record: OnRecord | None,
 ) -> list[TrainResult]:
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or new_accelerator()
     results = TrainingLoop(train, val, config, seeds, checkpoint, accelerator, on_record).run(progress)
     if accelerator.is_main_process:
         for result, folder in zip(results, folders, strict=True):
