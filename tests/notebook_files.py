@@ -26,7 +26,7 @@ def write_small_notebook(path: Path, *sources: str, parameters: str = 'PROFILE =
 
 
 def run_nbval(folder: Path, root: Path, *notebooks: Path) -> subprocess.CompletedProcess:
-    """Run `notebooks` by nbval with `root` as SKETCHAE_ROOT, outputs compared after tests/nbval_sanitize.cfg.
+    """Run `notebooks` by nbval with `root` as SKETCHAE_ROOT, outputs compared after tests/nbval_sanitize.cfg and within tests/nbval_tolerance.py.
 
     Progress bars are off (the stored outputs have none), and none of this project's pytest settings apply.
     """
@@ -36,10 +36,11 @@ def run_nbval(folder: Path, root: Path, *notebooks: Path) -> subprocess.Complete
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTEST_ADDOPTS", "CI", "BUILD_NUMBER")}
     # pytest repeats whole messages in its summary where CI or BUILD_NUMBER is set
     environment |= {"SKETCHAE_ROOT": str(root), **TEXT_PROGRESS, **REUSED_MEMORY, "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
-    environment |= {"PYTHONPATH": package_parent, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    here = str(Path(__file__).resolve().parent)  # for the plugin
+    environment |= {"PYTHONPATH": os.pathsep.join([package_parent, here]), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-c", "pytest.ini", "--rootdir", ".", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", "-c", "pytest.ini", "--rootdir", ".", "-p", "no:cacheprovider", "-p", "nbval_tolerance"),
             *("--nbval", "--nbval-kernel-name", "python3", "--nbval-sanitize-with", str(SANITIZE), "--color=no"),
             *("--durations=10", *(str(notebook.relative_to(folder)) for notebook in notebooks)),
         ],
