@@ -61,6 +61,7 @@ sweeps: setup
 	$(PY) -m sketchae.ablation
 	$(PY) -m sketchae.backbone_training.limits
 	$(PY) -m sketchae.diffusion.studies
+	$(PY) -m sketchae.diffusion.other_splits
 
 lab: setup
 	$(PY) -m jupyterlab --notebook-dir=notebooks

@@ -43,7 +43,7 @@ import torch
 from IPython.display import display
 
 from sketchae import SketchLock, figures, load_profile
-from sketchae.diffusion import SketchPipeline, arms, embed_prompts, report, sample, studies
+from sketchae.diffusion import SketchPipeline, arms, embed_prompts, other_splits, report, sample, studies
 from sketchae.diffusion.explorer import sketch_explorer
 from sketchae.diffusion.painting import draw_sketches, paint
 from sketchae.diffusion.picture_sets import plain
@@ -161,6 +161,21 @@ offsets = {f"Δt = {arms.ARMS[name].offset:g}": report.sample_row(stored, name, 
 dots = figures.score_dots(offsets, metrics={"semantic": "content obeyed, κ", "style": "style obeyed, κ", "judge_a": "judge a, mean κ"})
 alt = "Obedience against the lead of the semantic block, from style first to sketch first."
 display(record.figure(dots, "offsets", alt=alt))
+
+# %% [markdown]
+# **Other splits.** Would the order matter where the split is another one? The model with two levels, trained anew, and for fewer steps, on the
+# stock VAE's latents split by the paper's Q and by a random basis (`python -m sketchae.diffusion.other_splits`). VAE and training differ from
+# those above, so what can be compared is what the order changes.
+
+# %%
+names = {"plain_q": "stock VAE, the paper's Q", "random": "stock VAE, a random basis"}
+elsewhere = {}
+for name, found in other_splits.find_splits().items():
+    elsewhere[name] = {"joint": report.sample_row(found, "joint")}
+    print(f"{names[name]:28} together {report.text(elsewhere[name]['joint'])}")
+    for arm in ("ahead", "sequential"):
+        elsewhere[name][arm] = g = report.gain(found, arm, "joint")
+        print(f"{'':28} {report.NAMES[arm].removeprefix('two levels, '):16} less together {report.text(g, form='+.3f')}")
 
 # %% [markdown]
 # ## Control
@@ -295,6 +310,9 @@ for name, row in {**{name: report.sample_row(stored, name) for name in arms.HEAD
     record.value(name.replace(" ", "_"), plain(row))
 record.value("gain", {name.replace(" - ", "_over_").replace(" ", "_"): g.values() for name, g in gains.items()})
 record.value("offset", {name.removeprefix("Δt = "): plain(row) for name, row in offsets.items()})
+record.value("elsewhere.n_train_steps", other_splits.N_STEPS)
+for name, found in elsewhere.items():
+    record.value(f"elsewhere.{name}", {"joint": plain(found["joint"]), **{arm: found[arm].values() for arm in ("ahead", "sequential")}})
 record.value("control", {report.key(name): plain(p) for points in plane.values() for name, p in points.items()})
 record.value("matched", {what: {levels: report.matched_sdedit(stored, what, levels) for levels in ("two", "one")} for what in plane})
 record.value("best_raw_pair", report.redraw_label(report.best_raw_pair(stored)))

@@ -64,7 +64,7 @@ class Desk:
 def write_stored(file: Path, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> None:
     """Tensors with what they were made from ("about") and what was measured ("numbers"); whole, or not at all."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "numpy")}
-    metadata = {"head": json.dumps({**head, "versions": versions, "made_by": MADE_BY})}
+    metadata = {"head": json.dumps({"made_by": MADE_BY, **head, "versions": versions})}
     with atomic_path(file) as path:
         save_file({name: table.contiguous() for name, table in tensors.items()} or {"nothing": torch.zeros(0)}, path, metadata)
 
