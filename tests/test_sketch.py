@@ -1,5 +1,7 @@
 """The sketch autoencoder: its parts, its training for a few steps, and the adapter for a VAE that stays as it is."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -174,6 +176,7 @@ def test_what_ships_is_made_by_name_and_loads_with_its_own_basis(tmp_path):
     assert LatentAdapter.load(tmp_path / "sketch_adapter").channels == 4
     strict, its_basis = load_vae(tmp_path / "sketch_strict"), own_basis(tmp_path / "sketch_strict")
     its_basis.check_vae(strict)
+    assert "_name_or_path" not in json.loads((tmp_path / "sketch_strict" / "config.json").read_text())
     assert strict.id != codec.id and plane_angle(its_basis.Q, basis.Q, 2).max() < 5  # it starts at the one that was finished before
     assert plane_angle(its_basis.Q, own_basis("sketch").Q, 2).max() > 5
     with pytest.raises(BadInputError, match="sketch_adapter"):

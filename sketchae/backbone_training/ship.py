@@ -120,7 +120,8 @@ def _train_sketch(name: str, folder: Path, pool: ImagePool, training: Path, budg
     weights = RECONSTRUCTION_ONLY if name == "sketch_twin" else SketchWeights()
     if name == "sketch_strict":
         finished = folder / "sketch" if is_finished(folder / "sketch") else "sketch"
-        model, weights = SketchVAE(load_vae(finished, device="cpu").vae, Rotated(own_basis(finished))), STRICT
+        same = deepened(load_vae(finished, device="cpu").vae, 0, 0)  # without the name of the folder that it came from
+        model, weights = SketchVAE(same, Rotated(own_basis(finished))), STRICT
         config = replace(config, n_steps=budget.sketch_strict_steps, lr=5e-4, seed=seed + 1)  # other pictures first than those that it began with
     else:
         start = augmentation_split(codec, pool.images(np.arange(min(256, n_pictures)))).basis(N_SEMANTIC)
