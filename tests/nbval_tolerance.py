@@ -1,13 +1,14 @@
 """A pytest plugin for nbval: printed numbers may differ as those of two processors do; everything else may not.
 
 Convolutions round differently on processors with other vector units; a judge's reading of a picture at the border then turns, and an optimisation
-that follows it ends a little elsewhere. So numbers with a decimal point may differ by `ABSOLUTE` or `RELATIVE`, whichever is more, percentages
-by `POINTS`; whole numbers (counts) and all text must be equal. Run by `-p nbval_tolerance`.
+that follows it ends a little elsewhere. So numbers with a decimal point may differ by `UNITS` of their last place, at most `ABSOLUTE`, or by
+`RELATIVE`, whichever is more; percentages by `POINTS`; whole numbers (counts) and all text must be equal. So a small number that is printed
+with many places, such as an error of orthogonality, is held to these. Run by `-p nbval_tolerance`.
 """
 
 import re
 
-ABSOLUTE, RELATIVE, POINTS = 0.02, 0.01, 3.0
+UNITS, ABSOLUTE, RELATIVE, POINTS = 5, 0.02, 0.01, 3.0
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
 
 
@@ -28,7 +29,11 @@ def _near(a: str, b: str) -> bool:
     if percent != b.endswith("%") or not (percent or ("." in a and "." in b)):
         return False
     x, y = (float(number.rstrip("%").replace(",", "")) for number in (a, b))
-    return abs(x - y) <= (POINTS if percent else max(ABSOLUTE, RELATIVE * abs(x))) + 1e-9
+    if percent:
+        return abs(x - y) <= POINTS
+    mantissa, _, exponent = a.lower().partition("e")
+    unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    return abs(x - y) <= max(min(ABSOLUTE, UNITS * unit), RELATIVE * abs(x)) * (1 + 1e-6)
 
 
 class Printed(str):

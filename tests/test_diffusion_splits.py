@@ -10,6 +10,7 @@ from sketchae.diffusion import other_splits, report
 from sketchae.diffusion.arms import Sizes
 from sketchae.diffusion.other_splits import SPLITS, find_splits, study_split
 from sketchae.diffusion.storage import load_diffusion
+from sketchae.diffusion.studies import load_studies
 from sketchae.diffusion.studio import Studio
 from sketchae.errors import BadInputError
 from sketchae.scenes import FACTORS
@@ -50,4 +51,5 @@ def test_what_ships_was_made_for_what_ships():
     found = find_splits()
     assert list(found) == list(SPLITS)
     for studies in found.values():
+        assert studies.about["guidance"] == load_studies().numbers["guidance"]["chosen"]
         assert studies.about["n_train_steps"] == other_splits.N_STEPS and len(studies.read("joint")["terrain"]) == 400

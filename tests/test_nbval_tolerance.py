@@ -37,5 +37,11 @@ def test_anything_else_is_not(old, new):
     assert not close(SCORE, SCORE.replace(old, new)) and Printed(SCORE) != Printed(SCORE.replace(old, new))
 
 
+@pytest.mark.parametrize(("old", "new"), [("0.0004", "0.0100"), ("1.2e-07", "1.2e-03"), ("0.0133", "0.0158"), ("0.154", "0.162")])
+def test_small_numbers_are_held_to_their_own_places(old, new):
+    assert not close(f"error {old}", f"error {new}") and close(f"error {old}", f"error {old}")
+    assert close("0.0133", "0.0136") and close("1.2e-07", "1.3e-07") and close("+0.154", "+0.152")
+
+
 def test_numbers_just_beside_zero_may_change_their_sign():
     assert close("gain +0.00", "gain -0.01") and not close("gain +0.02", "gain -0.02")
