@@ -43,18 +43,29 @@ def test_unaltered_outputs_pass(small):
 
 
 def test_every_altered_stored_output_fails(small):
-    """What is printed, what goes to stderr, what a last expression shows: one digit or one word is enough."""
+    """What is printed, what goes to stderr, what a last expression shows: a number beyond the tolerance or one word is enough."""
     notebook = read_notebook(small)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "text" in output:
-                output.text = output.text.replace("0.731", "0.732").replace("a warning", "no warning")
+                output.text = output.text.replace("0.731", "0.741").replace("a warning", "no warning")
             else:
                 output.data["text/plain"] = output.data["text/plain"].replace("two", "too")
     write_notebook(small, notebook)
     done = run_nbval(small.parent, small.parent, small)
     assert done.returncode == 1 and "3 failed, 2 passed" in done.stdout, done.stdout
     assert done.stdout.count("Cell outputs differ") == 3
+
+
+def test_a_number_within_the_tolerance_of_two_processors_passes(small):
+    notebook = read_notebook(small)
+    (printed,) = (
+        output for cell in notebook.cells for output in cell.get("outputs", []) if "0.731" in output.get("text", "")
+    )
+    printed.text = printed.text.replace("0.731", "0.733")
+    write_notebook(small, notebook)
+    done = run_nbval(small.parent, small.parent, small)
+    assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout
 
 
 def fresh_copy(name: str) -> Path:
