@@ -47,18 +47,20 @@ ifeq ($(PROFILE),scenes)
 	$(PY) -m sketchae paper --refresh
 endif
 
-# Quick tests on two processes first, whole notebooks after them; the second part runs even if the first one fails.
+# Quick tests first, whole notebooks after them, even if a quick one fails. Both on two processes of one thread each: on two cores
+# that is a third quicker than one process of two threads. tests/conftest.py says which notebooks go together.
 # SKETCHAE_CHECK_TREE makes the tests fail if they changed anything that git sees.
 test: setup
-	@status=0; export SKETCHAE_CHECK_TREE=1; \
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not notebooks" || status=1; \
-	$(PY) -m pytest -m notebooks || status=1; \
+	@status=0; export SKETCHAE_CHECK_TREE=1 OMP_NUM_THREADS=1; \
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not notebooks" || status=1; \
+	$(PY) -m pytest -n 2 --dist loadgroup -m notebooks || status=1; \
 	exit $$status
 
 # The stored sweeps that 05 and 06 read (hours): made again only where they are missing or were made for other backbones.
 sweeps: setup
 	$(PY) -m sketchae.sweeps
 	$(PY) -m sketchae.ablation
+	$(PY) -m sketchae.other_codecs
 	$(PY) -m sketchae.backbone_training.limits
 	$(PY) -m sketchae.diffusion.studies
 	$(PY) -m sketchae.diffusion.other_splits

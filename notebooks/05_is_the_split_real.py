@@ -51,7 +51,18 @@ N_PROXY_BASES: int | None = None
 import numpy as np
 from IPython.display import display
 
-from sketchae import OrthogonalBasis, ablation, evidence, figures, load_clip, load_profile, load_vae, rivals, sweeps
+from sketchae import (
+    OrthogonalBasis,
+    ablation,
+    evidence,
+    figures,
+    load_clip,
+    load_profile,
+    load_vae,
+    other_codecs,
+    rivals,
+    sweeps,
+)
 from sketchae.basis import random_basis
 from sketchae.basis.grassmann import covering_radius, haar_planes
 from sketchae.latents import open_latents
@@ -201,10 +212,22 @@ if bench and haar:
 # (the 32 leading principal components of patches, `sketchae.backbones.patches`), split into halves: stored rows, pairs of validation scenes.
 
 # %%
-wide = sweeps.find_wide(clip) if bench else None
+wide = other_codecs.find_wide(clip) if bench else None
 if wide:
-    print(*evidence.wide_table(wide["rows"]), sep="\n")
-    record.value("wide", evidence.wide_values(wide["rows"]))
+    print(*evidence.codec_table(wide["rows"]), sep="\n")
+    record.value("wide", evidence.codec_values(wide["rows"]))
+
+# %% [markdown]
+# ### Another VAE
+#
+# Trained as the first, but from another seed and for fewer steps. Is there a plane in its latents that swaps well, and do the ways to fit one find
+# it? Stored rows again: random planes, the fitted splits, and the searches with labels, from the eigenproblem's plane and from the best random one.
+
+# %%
+second = other_codecs.find_second(clip) if bench else None
+if second:
+    print(*evidence.codec_table(second["rows"]), sep="\n")
+    record.value("second", evidence.codec_values(second["rows"]))
 
 # %% [markdown]
 # ## Is it always the same plane?

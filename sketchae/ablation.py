@@ -49,6 +49,11 @@ DEPENDENCE = 0.9
 RECIPE, EIGENPROBLEM, EFFECT = "the recipe", "eigenproblem", "effect objective"
 
 
+def train_second(only: tuple[str, ...] = ("clip", "vae")) -> Path:
+    """The folder of the second pair of backbones; hours, where they must be trained."""
+    return train_backbones(find_root() / "build" / "second", BackboneBudget(vae_steps=SECOND["vae_steps"]), only=only, seed=SECOND["seed"])
+
+
 @dataclass(frozen=True)
 class Choice:
     """One way to make splits.
@@ -73,14 +78,18 @@ CHOICES = (
     Choice(RECIPE, n_seeds=10),
     Choice("polar factor, not QR", finish="polar", n_seeds=10),
     Choice("learning rate 1e-3", changes={"lr": 1e-3}),
+    Choice("exactly orthogonal W", changes={"parametrization": "orthogonal"}),
     Choice("exactly orthogonal W, learning rate 1e-3", changes={"parametrization": "orthogonal", "lr": 1e-3}),
     Choice("L1, not MSE", changes={"loss": "l1"}),
     Choice("L1, penalty summed (the author's code)", changes={"loss": "l1", "orthogonality_reduction": "sum"}),
     Choice("penalty times 0.1", changes={"orthogonality_weight": 0.1}),
+    Choice("penalty times 10", changes={"orthogonality_weight": 10.0}),
     Choice("embedders of one block", changes={"n_blocks": 1}),
     Choice("a third of the steps", changes={"n_steps": 3000}),
     Choice("first half of the pictures", data="first half"),
     Choice("second half of the pictures", data="second half"),
+    Choice("a quarter of the pictures", data="a quarter"),
+    Choice("a sixteenth of the pictures", data="a sixteenth"),
     Choice("style words in captions", data="style words"),
     Choice("dependent factors", data="dependent"),
     Choice(EIGENPROBLEM, "augmentation", n_seeds=2),
@@ -104,7 +113,7 @@ class Data:
     """The tables of latents that choices ask for, made when they are first asked for, under `work_dir`."""
 
     TABLES = (
-        *("as it is", "first half", "second half", "style words", "dependent"),
+        *("as it is", "first half", "second half", "a quarter", "a sixteenth", "style words", "dependent"),
         *("another CLIP", "another VAE", "another VAE and CLIP"),
     )
 
@@ -113,9 +122,8 @@ class Data:
 
     @cached_property
     def second(self) -> Path:
-        """The folder of the second pair of backbones; hours, where they must be trained."""
-        budget = BackboneBudget(vae_steps=SECOND["vae_steps"])
-        return train_backbones(find_root() / "build" / "second", budget, only=("clip", "vae"), seed=SECOND["seed"])
+        """The folder of the second pair of backbones."""
+        return train_second()
 
     def vae(self, data: str) -> Any:
         return load_vae(str(self.second / "vae") if "another VAE" in data else self.profile.vae)
@@ -143,8 +151,8 @@ class Data:
             return tuple(_combine(open_latents(self.profile.latents_dir, table.split), table) for table in (train, val))
         if data == "another VAE":
             return tuple(_combine(table, open_latents(self.profile.latents_dir, table.split)) for table in (train, val))
-        half = len(train) // 2
-        parts = {"first half": range(half), "second half": range(half, len(train))}
+        n = len(train)
+        parts = {"first half": range(n // 2), "second half": range(n // 2, n), "a quarter": range(n // 4), "a sixteenth": range(n // 16)}
         return (_combine(train, train, parts[data]), val) if data in parts else (train, val)
 
     def folder(self, data: str) -> Path:
@@ -188,10 +196,10 @@ def _combine(latents: LatentsTable, embeddings: LatentsTable, rows: Sequence[int
 
 
 def sweep_ablation(profile: Profile, file: Path, work_dir: Path, choices: Sequence[Choice] = CHOICES, progress: bool = True) -> dict[str, Any]:
-    """Make, score and store every choice that `file` does not hold yet; one row a choice and seed."""
+    """Make, score and store every choice that `file` does not hold yet; one row a choice and seed, in the order of `choices`."""
     about = ablation_about(load_vae(profile.vae), load_clip(profile.clip), profile)
     rows = load_sweep(file, about)["rows"] if file.exists() and json.loads(file.read_text())["about"] == about else []
-    data, benches = Data(profile, work_dir), {}
+    data, benches, names = Data(profile, work_dir), {}, [choice.name for choice in choices]
     for choice in choices:
         if any(row["choice"] == choice.name for row in rows):
             continue
@@ -200,6 +208,7 @@ def sweep_ablation(profile: Profile, file: Path, work_dir: Path, choices: Sequen
         made = _trained(choice, profile, data, progress) if choice.method == "recipe" else _fitted(choice, profile, data, progress)
         for seed, (basis, facts) in enumerate(made):
             rows.append({"choice": choice.name, "seed": seed, **_scores(bench, basis), **facts, "Q": basis.Q.double().numpy().round(6).tolist()})
+        rows.sort(key=lambda row: names.index(row["choice"]) if row["choice"] in names else len(names))
         write_sweep(file, about, rows, "python -m sketchae.ablation")
         if progress:
             print(choice.name, [row["score"] for row in rows if row["choice"] == choice.name], flush=True)

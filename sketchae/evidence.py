@@ -15,6 +15,7 @@ from sketchae.basis import OrthogonalBasis, plane_angle, random_basis
 from sketchae.basis.augmentation import augmentation_split
 from sketchae.data.picture_pairs import PicturePairs, picture_pairs
 from sketchae.latents import LatentsTable
+from sketchae.metrics.bootstrap import p_value
 from sketchae.metrics.disentanglement import dci, factor_vae_score, mig, sap
 from sketchae.metrics.erasure import Erasure, fit_erasure, remaining
 from sketchae.metrics.evaluation import SwapBench
@@ -106,25 +107,29 @@ def pair_pictures(bench: SwapBench, splits: Mapping[str, OrthogonalBasis], pairs
     return SwapPictures([*pictures, bench.counterfactual_images[rows].float()], [*latents, "a perfect swap"])
 
 
-def wide_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of the rows of `sweeps.sweep_wide`: the random splits' mean and SD, every other split's scores, the ceiling."""
-    random = np.array([row["score"] for row in rows if row["split"].startswith("random")])
-    found: dict[str, Any] = {"random": {"n": len(random), "mean": random.mean(), "sd": random.std(), "max": random.max()}}
-    found |= {key(row["split"]): {m: row[m] for m in METRICS} for row in rows if not row["split"].startswith("random")}
+def codec_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the rows of `sketchae.other_codecs`: the random splits' mean, SD and 95 % range, every other split's scores and p-value, the ceiling."""
+    null = np.array([row["score"] for row in rows if row["split"].startswith("random")])
+    summary = {"mean": null.mean(), "sd": null.std(), "max": null.max(), "range95": np.quantile(null, [0.025, 0.975]).tolist()}
+    found: dict[str, Any] = {"random": {"n": len(null)} | summary}
+    for row in rows:
+        if not row["split"].startswith("random"):
+            found[key(row["split"])] = {m: row[m] for m in METRICS} | {"p_value": p_value(row["score"], null)}
     return found | {"ceiling": rows[0]["ceiling"]}
 
 
-def wide_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def codec_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The same as lines of text."""
-    r = wide_values(rows)["random"]
-    lines = [f"{'random splits':24} swap {r['mean']:+.2f} ± {r['sd']:.2f}, at most {r['max']:+.2f} of {r['n']}"]
+    values = codec_values(rows)
+    r = values["random"]
+    lines = [f"{'random splits':40} swap {r['mean']:+.2f} ± {r['sd']:.2f}, at most {r['max']:+.2f} of {r['n']}"]
     named = [row for row in rows if not row["split"].startswith("random")]
     lines += [
-        f"{row['split']:24} swap {row['score']:+.2f}   semantic {row['semantic']:+.2f}   style {row['style']:+.2f}   "
-        f"counterfactual {row['counterfactual_mse']:+.2f}, {row['counterfactual_ssim']:+.2f}"
+        f"{row['split']:40} swap {row['score']:+.2f} (p {values[key(row['split'])]['p_value']:.3f})   semantic {row['semantic']:+.2f}   "
+        f"style {row['style']:+.2f}   counterfactual {row['counterfactual_mse']:+.2f}, {row['counterfactual_ssim']:+.2f}"
         for row in named
     ]
-    return [*lines, f"{'ceiling':24} swap {rows[0]['ceiling']:+.2f}"]
+    return [*lines, f"{'ceiling':40} swap {rows[0]['ceiling']:+.2f}"]
 
 
 def _counterfactual(scenes: Any) -> Any:

@@ -7,7 +7,7 @@ the null distribution of every score, the landscape of the swap score, and the s
 `optimum.json` holds where that search ended: from the `N_STARTS` best of them, uphill on the swap score itself by a random walk, and by gradient
 (`training.labelled`), both through the decoder and with the factors as labels, as read by judge a on validation scenes that no other sweep
 looks at: an upper reference, not a rival.
-`wide.json` holds the same searches where no covering is affordable: Gr(16, 32), on the linear codec `backbones.patches`.
+The same searches on other codecs: `sketchae.other_codecs`.
 A stored sweep names the VAE, the scenes and the settings that it was made with; `load_sweep` refuses it for any other.
 """
 
@@ -22,19 +22,16 @@ import torch
 from tqdm.auto import tqdm
 
 from sketchae.atomic import atomic_write_text
-from sketchae.backbones.patches import PatchCodec
 from sketchae.basis import OrthogonalBasis, random_basis
-from sketchae.basis.augmentation import augmentation_split
 from sketchae.basis.grassmann import ascend, plane_basis
 from sketchae.basis.planes import as_float64
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.metrics.evaluation import SwapBench, pair_indices
 from sketchae.profiles import TRACKED, load_profile
 from sketchae.progress import hide_if
-from sketchae.scenes import SCENES_VERSION, captions, load_judge, render, split_scenes
+from sketchae.scenes import SCENES_VERSION, load_judge, split_scenes
 from sketchae.scenes.factors import Scenes
 from sketchae.scenes.judges import ASSETS
-from sketchae.training.effect import EffectObjective, fit_effect
 from sketchae.training.labelled import fit_labelled
 
 N_PLANES = 1000
@@ -43,7 +40,6 @@ KEYS = ("score", "semantic", "style", "neither", "counterfactual_mse", "counterf
 N_STARTS, N_STEPS, N_PAIRS_OPTIMUM, N_GRADIENT_STEPS = 3, 30, 128, 60
 LABEL_TAU, LABEL_LR = 5.0, 0.1  # wide enough for the judge's margins, which are 8 to 18; chosen in a trial
 SEARCHED = 1024  # the first validation scene that the searches with labels use; all others stay before it
-WIDE_CHANNELS, N_WIDE_RANDOM, N_WIDE_PICTURES = 32, 20, 256
 SWEEPS = ASSETS / "sweeps"
 _SAVE_EVERY = 20
 
@@ -73,7 +69,7 @@ def plane_scores(bench: SwapBench, basis: Any) -> dict[str, float]:
 def sweep_haar(vae: Any, file: Path, n_planes: int = N_PLANES, n_pairs: int = N_PAIRS, n_semantic: int = 2, progress: bool = True) -> dict[str, Any]:
     """Score the bases `random_basis(seed)` for seeds 0 … n_planes - 1; continues what `file` holds of the same sweep."""
     about = _haar_about(vae, n_pairs, n_semantic)
-    rows = load_sweep(file, about)["rows"] if file.exists() and _about(file) == about else []
+    rows = load_sweep(file, about)["rows"] if is_about(file, about) else []
     if len(rows) < n_planes:
         bench = validation_bench(vae, n_pairs)
         for seed in tqdm(range(len(rows), n_planes), initial=len(rows), total=n_planes, desc="random planes", **hide_if(not progress)):
@@ -86,18 +82,18 @@ def sweep_haar(vae: Any, file: Path, n_planes: int = N_PLANES, n_pairs: int = N_
 def sweep_optimum(vae: Any, file: Path, haar: dict[str, Any], progress: bool = True) -> dict[str, Any]:
     """Climb the swap score by judge a from the best planes of `haar`, step by step and by gradient; the rows are the ends, the best first."""
     about = _optimum_about(vae)
-    if not (file.exists() and _about(file) == about):
+    if not is_about(file, about):
         bench, k = validation_bench(vae, N_PAIRS_OPTIMUM, SEARCHED), about["n_semantic"]
         rows = []
         for seed in np.argsort(haar["columns"]["judge_a"])[::-1][:N_STARTS]:
             start = random_basis(vae.latent_channels, k, int(seed))
-            for how, basis in _climb(vae, bench, start, f"optimum/{seed}", progress).items():
+            for how, basis in climb(vae, bench, start, f"optimum/{seed}", progress).items():
                 rows.append({"start": int(seed), "how": how, "Q": as_float64(basis.Q).round(6).tolist(), **plane_scores(bench, basis)})
         write_sweep(file, about, sorted(rows, key=lambda row: -row["judge_a"]))
     return load_sweep(file, about)
 
 
-def _climb(vae: Any, bench: SwapBench, start: OrthogonalBasis, name: str, progress: bool) -> dict[str, OrthogonalBasis]:
+def climb(vae: Any, bench: SwapBench, start: OrthogonalBasis, name: str, progress: bool) -> dict[str, OrthogonalBasis]:
     """Where a random walk and a gradient ascent end that start at `start`: both use the factors of the bench's scenes, and judge a."""
     k = start.n_semantic
     objective = lambda plane: plane_scores(bench, plane_basis(plane))["judge_a"]  # noqa: E731
@@ -111,38 +107,6 @@ def label_trained(vae: Any, bench: SwapBench, start: OrthogonalBasis, name: str,
     factors = {factor: np.concatenate([bench.factors_a[factor], bench.factors_b[factor]]) for factor in bench.kinds}
     options = {"tau": LABEL_TAU, "lr": LABEL_LR, "n_steps": N_GRADIENT_STEPS, "name": name, "progress": progress}
     return fit_labelled(vae, load_judge("a"), z, factors, [start], **options).basis
-
-
-def sweep_wide(clip: Any, file: Path, progress: bool = True) -> dict[str, Any]:
-    """Splits of 32 linear channels into halves: random ones, and what each way to fit one finds; rows by "split"."""
-    about = _wide_about(clip)
-    if not (file.exists() and _about(file) == about):
-        images = render(split_scenes("train", N_WIDE_PICTURES)).images
-        codec, k = PatchCodec.fit(images, WIDE_CHANNELS), WIDE_CHANNELS // 2
-        bench, searched = validation_bench(codec, N_PAIRS_OPTIMUM), validation_bench(codec, N_PAIRS_OPTIMUM, SEARCHED)
-        splits = {f"random {seed}": random_basis(WIDE_CHANNELS, k, seed) for seed in range(N_WIDE_RANDOM)}
-        start = splits["eigenproblem"] = augmentation_split(codec, images).basis(k)
-        texts = captions(split_scenes("train", len(images)))
-        embeds = torch.stack([clip.embed_texts(row) for row in texts]).cpu()
-        z, clip_img = (torch.cat([f(part).cpu() for part in images.split(64)]) for f in (codec.encode, clip.embed_images))
-        objective = EffectObjective(codec, clip, z, clip_img, embeds.mean(1), embeds.flatten(0, 1))
-        splits["effect objective"] = fit_effect(objective, [start], n_steps=N_GRADIENT_STEPS, name="wide", progress=progress).basis
-        splits |= {f"labels, {how}": basis for how, basis in _climb(codec, searched, start, "wide", progress).items()}
-        ceiling = round(float(bench.ceiling["score"]), 4)
-        write_sweep(file, about, [{"split": name, **plane_scores(bench, basis), "ceiling": ceiling} for name, basis in splits.items()])
-    return load_sweep(file, about)
-
-
-def _wide_about(clip: Any) -> dict[str, Any]:
-    climb = {"n_steps": N_STEPS, "n_gradient_steps": N_GRADIENT_STEPS, "tau": LABEL_TAU, "lr": LABEL_LR}
-    climb |= {"n_pairs": N_PAIRS_OPTIMUM, "searched": SEARCHED}
-    return {"clip_id": clip.id, "scenes_version": SCENES_VERSION, "channels": WIDE_CHANNELS, "n_pictures": N_WIDE_PICTURES, **climb}
-
-
-def find_wide(clip: Any, folder: Path | None = None) -> dict[str, Any] | None:
-    """The stored `wide.json` if it was made with this `clip` and these settings, else None."""
-    file, about = (folder or SWEEPS) / "wide.json", _wide_about(clip)
-    return load_sweep(file, about) if file.is_file() and _about(file) == about else None
 
 
 def optimum_basis(vae: Any, folder: Path | None = None) -> OrthogonalBasis:
@@ -179,15 +143,16 @@ def load_sweep(file: Path, about: dict[str, Any]) -> dict[str, Any]:
 def find_haar(vae: Any, folder: Path | None = None) -> dict[str, Any] | None:
     """The stored `haar.json` if it was made for this `vae` and these scenes, else None."""
     file, about = (folder or SWEEPS) / "haar.json", _haar_about(vae, N_PAIRS, 2)
-    return load_sweep(file, about) if file.is_file() and _about(file) == about else None
+    return load_sweep(file, about) if is_about(file, about) else None
 
 
 def _haar_about(vae: Any, n_pairs: int, n_semantic: int) -> dict[str, Any]:
     return {"vae_id": vae.id, "scenes_version": SCENES_VERSION, "n_pairs": n_pairs, "n_semantic": n_semantic}
 
 
-def _about(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text())["about"]
+def is_about(file: Path, about: dict[str, Any]) -> bool:
+    """Whether there is a stored sweep, made with all that `about` says."""
+    return file.is_file() and about.items() <= json.loads(file.read_text())["about"].items()
 
 
 def write_sweep(file: Path, about: dict[str, Any], rows: list[dict[str, Any]], made_by: str = "python -m sketchae.sweeps") -> None:
@@ -199,7 +164,7 @@ def write_sweep(file: Path, about: dict[str, Any], rows: list[dict[str, Any]], m
 
 
 if __name__ == "__main__":
-    from sketchae import load_clip, load_vae
+    from sketchae import load_vae
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-planes", type=int, default=N_PLANES)
@@ -207,4 +172,3 @@ if __name__ == "__main__":
     vae = load_vae(load_profile(TRACKED).vae)
     planes = sweep_haar(vae, SWEEPS / "haar.json", arguments.n_planes)
     sweep_optimum(vae, SWEEPS / "optimum.json", planes)
-    sweep_wide(load_clip(load_profile(TRACKED).clip), SWEEPS / "wide.json")

@@ -131,7 +131,16 @@ def test_bfloat16_stays_near_float32_and_returns_float32(folders, images):
     torch.testing.assert_close(z, exact, atol=0.02 * float(exact.abs().max()), rtol=0.05)
     clip = load_clip(folders["tiny_clip"], device="cpu", dtype=torch.bfloat16)
     assert clip.embed_images(images).dtype == torch.float32
-    assert fast_dtype("cpu") in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "dtype"),
+    [(False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16), (True, True, torch.bfloat16)],
+)
+def test_bfloat16_is_quick_where_the_processor_multiplies_it(monkeypatch, amx, avx512_bf16, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert fast_dtype("cpu") == dtype
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,10 @@ def test_pictures_of_single_pairs(world):
 def test_many_channels_as_values_and_as_text():
     row = dict.fromkeys(evidence.METRICS, 0.25) | {"ceiling": 0.9}
     rows = [row | {"split": f"random {seed}", "score": score} for seed, score in enumerate((-0.1, 0.1))] + [row | {"split": "labels, gradient"}]
-    values = evidence.wide_values(rows)
-    assert values["random"] == {"n": 2, "mean": pytest.approx(0), "sd": pytest.approx(0.1), "max": pytest.approx(0.1)}
-    assert values["labels_gradient"]["score"] == 0.25 and values["ceiling"] == 0.9
-    text = evidence.wide_table(rows)
+    values = evidence.codec_values(rows)
+    random = values["random"]
+    assert random.pop("range95") == pytest.approx([-0.095, 0.095])
+    assert random == {"n": 2, "mean": pytest.approx(0), "sd": pytest.approx(0.1), "max": pytest.approx(0.1)}
+    assert values["labels_gradient"]["score"] == 0.25 and values["labels_gradient"]["p_value"] == pytest.approx(1 / 3) and values["ceiling"] == 0.9
+    text = evidence.codec_table(rows)
     assert len(text) == 3 and "at most +0.10 of 2" in text[0] and text[-1].endswith("+0.90")

@@ -69,7 +69,7 @@ def test_labels_prefer_the_true_swap_to_both_trivial_answers(scenes):
     assert asked.grad.abs().max() > 0 and all(p.grad is None for p in teacher.judge.parameters())
 
 
-@pytest.mark.parametrize("name", ["labels", "true swaps, eight channels"])
+@pytest.mark.parametrize("name", ["labels", "true swaps, eight channels", "reconstruction only, decoder"])
 def test_an_arm_trains_resumes_and_is_kept(name, tmp_path, monkeypatch):
     options = {"n_steps": 2, "n_pictures": 8, "batch_size": 4}
     monkeypatch.setattr(limits, "LoopConfig", lambda **config: LOOP(**config | {"checkpoint_every": 1}))
@@ -84,6 +84,13 @@ def test_an_arm_trains_resumes_and_is_kept(name, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(limits, "train_sketch", None)  # finished: nothing is trained again
         assert train_arm(name, tmp_path / "whole", **options) == whole
+
+
+def test_where_the_decoder_learns_alone_encoder_and_split_stay(tmp_path):
+    before, after = load_vae("sketch").vae, load_vae(train_arm("reconstruction only, decoder", tmp_path, 2, 8, 4)).vae
+    changed = {name for name, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[name])}
+    assert changed and all(name.startswith("decoder") for name in changed)
+    assert torch.allclose(own_basis(tmp_path / "reconstruction_only-decoder").Q, own_basis("sketch").Q, atol=1e-6)
 
 
 LOOP = limits.LoopConfig

@@ -18,6 +18,7 @@ from sketchae.run_all import find_notebooks, run_all
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "build" / "tests"
+FIRST_ALONE = "06"  # notebooks before it form a chain, each reading what those before it wrote; the others need none
 
 
 @pytest.fixture
@@ -99,17 +100,33 @@ def test_the_whole_path_runs_on_the_smoke_profile():
     assert again.returncode == 0 and again.stdout.count("skipped") == len(find_notebooks(ROOT / "notebooks"))
 
 
-@pytest.mark.notebooks
-@pytest.mark.timeout(3600)
-def test_every_committed_output_is_what_the_code_prints():
-    root = fresh_copy("nbval")
-    done = run_nbval(root / "notebooks", root, *find_notebooks(root / "notebooks"))
+def hold_to_outputs(name: str, alone: bool) -> None:
+    """Run the committed notebooks of the chain, or those that stand alone, under nbval in a root of their own."""
+    root = fresh_copy(name)
+    notebooks = [path for path in find_notebooks(root / "notebooks") if (path.name >= FIRST_ALONE) is alone]
+    assert notebooks
+    done = run_nbval(root / "notebooks", root, *notebooks)
     (root / "nbval.txt").write_text(done.stdout, encoding="utf-8")
     print(done.stdout[-2000:])
     assert done.returncode == 0, done.stdout[-12000:]
 
 
+# `make test` gives whole notebooks to two processes (conftest.py): the chain to the one, everything else to the other.
 @pytest.mark.notebooks
+@pytest.mark.xdist_group("chain")
+@pytest.mark.timeout(3600)
+def test_every_committed_output_of_the_chain_is_what_the_code_prints():
+    hold_to_outputs("nbval", alone=False)
+
+
+@pytest.mark.notebooks
+@pytest.mark.timeout(3600)
+def test_every_other_committed_output_is_what_the_code_prints():
+    hold_to_outputs("nbval-alone", alone=True)
+
+
+@pytest.mark.notebooks
+@pytest.mark.xdist_group("chain")
 def test_an_altered_output_of_a_committed_notebook_fails():
     """In place of trust in nbval: alter one number that 03_qr_finalize printed; what it reads is there from above."""
     root = COPIES / "nbval"

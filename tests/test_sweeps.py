@@ -7,7 +7,7 @@ import pytest
 import torch
 from interruption import interrupted_at
 
-from sketchae import load_clip, load_vae, sweeps
+from sketchae import load_vae, sweeps
 from sketchae.basis import random_basis
 from sketchae.errors import BadInputError, MissingFileError
 
@@ -73,16 +73,6 @@ def test_the_search_looks_at_scenes_of_its_own():
     assert len(jitters) == sweeps.SEARCHED and not jitters & {int(seed) for seed in searched.content_jitter_seed}
 
 
-def test_the_same_searches_split_many_channels(tmp_path, monkeypatch):
-    small = {"WIDE_CHANNELS": 6, "N_WIDE_RANDOM": 2, "N_WIDE_PICTURES": 8, "N_STEPS": 1, "N_GRADIENT_STEPS": 1, "N_PAIRS_OPTIMUM": 8}
-    for name, value in small.items():
-        monkeypatch.setattr(sweeps, name, value)
-    found = sweeps.sweep_wide(load_clip("embedded"), tmp_path / "wide.json", progress=False)
-    names = ["random 0", "random 1", "eigenproblem", "effect objective", "labels, random walk", "labels, gradient"]
-    assert [row["split"] for row in found["rows"]] == names
-    assert sweeps.find_wide(load_clip("embedded"), tmp_path)["rows"] == found["rows"]
-
-
 def test_what_ships_was_made_for_what_ships(vae):
     haar = sweeps.find_haar(vae)
     assert haar is not None and len(haar["rows"]) == sweeps.N_PLANES
@@ -92,4 +82,3 @@ def test_what_ships_was_made_for_what_ships(vae):
     assert again["score"] == pytest.approx(stored["score"], abs=0.03)  # a machine's rounding may turn a reading or two
     assert again["counterfactual_mse"] == pytest.approx(stored["counterfactual_mse"], abs=0.02)
     assert sweeps.optimum_basis(vae).orthogonality_error < 1e-5
-    assert sweeps.find_wide(load_clip("embedded")) is not None

@@ -1,18 +1,18 @@
-"""What limits the sketch autoencoder: carried on alike, with what CLIP knows, or the size of the latent, replaced by something better.
+"""What limits the sketch autoencoder: carried on alike, with what CLIP knows, or the size of the latent, or the loss, replaced by something better.
 
     python -m sketchae.backbone_training.limits                 # every arm, one after the other; resumes, keeps what is finished
     python -m sketchae.backbone_training.limits --arm labels    # some of them: several processes share the work
 
 Every arm starts from the sketch autoencoder that ships and takes `N_STEPS` more steps on the same pictures in the same order. The arms differ in
-what the swaps must please (`sketch.Effect`) and in the number of latent channels (`ARMS`). All but "carried on" and its like with eight
-channels are upper references, not rivals: they use labels or the renderer. Scores are by judge b, on the pairs of test scenes of
+what the swaps must please (`sketch.Effect`), in the number of latent channels, and in what reconstruction weighs (`ARMS`). Those
+with labels or the renderer are upper references, not rivals. Scores are by judge b, on the pairs of test scenes of
 `06_sketch_autoencoder`; `assets/sweeps/sketch_limits.json` keeps them, and `sketch_limits.safetensors` some of the swaps.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sketchae.atomic import atomic_path, atomic_write_text
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
 from sketchae.backbone_training.sketch import (
+    RECONSTRUCTION_ONLY,
     ClipEffect,
     Effect,
     SketchVAE,
@@ -49,25 +50,30 @@ N_STEPS, N_PICTURES, LR = 300, 4096, 5e-4
 N_PAIRS, N_SHOWN = 512, 4
 FILE, PICTURES = "sketch_limits.json", "sketch_limits.safetensors"
 _KEPT = ("score", "semantic", "style", "counterfactual_mse", "counterfactual_ssim")
+AS_BEFORE, LOUD, TRUTHS = SketchWeights(), SketchWeights(effect=0.03), SketchWeights(effect=1.0)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What takes the place of CLIP ("clip", "labels", "pictures"), what it weighs, and the number of latent channels."""
+    """What the swaps should please ("clip", "labels", "pictures"), what each term weighs, the number of latent channels, and what learns."""
 
     teacher: str
-    weight: float | int
+    weights: SketchWeights = AS_BEFORE
     channels: int = 4
+    decoder_only: bool = False
 
 
 ARMS = {
-    "carried on": Arm("clip", 0.003),  # as before: what more steps alone give
-    "carried on, ten times": Arm("clip", 0.03),  # CLIP ten times as loud
-    "labels": Arm("labels", 0.003),  # judge a with the true values of every factor: perfect knowledge, as loud as CLIP was
-    "labels, ten times": Arm("labels", 0.03),
-    "true swaps": Arm("pictures", 1.0),  # the drawn picture of every swap as its target: perfect knowledge of what to paint
-    "carried on, eight channels": Arm("clip", 0.003, 8),  # twice the latent, the new channels unheard at the start
-    "true swaps, eight channels": Arm("pictures", 1.0, 8),
+    "carried on": Arm("clip"),  # as before: what more steps alone give
+    "carried on, ten times": Arm("clip", LOUD),  # CLIP ten times as loud
+    "labels": Arm("labels"),  # judge a with the true values of every factor: perfect knowledge, as loud as CLIP was
+    "labels, ten times": Arm("labels", LOUD),
+    "true swaps": Arm("pictures", TRUTHS),  # the drawn picture of every swap as its target: perfect knowledge of what to paint
+    "carried on, eight channels": Arm("clip", channels=8),  # twice the latent, the new channels unheard at the start
+    "true swaps, eight channels": Arm("pictures", TRUTHS, 8),
+    "reconstruction ten times": Arm("clip", SketchWeights(reconstruction=10.0)),  # what the other terms take from reconstruction
+    "reconstruction only": Arm("clip", RECONSTRUCTION_ONLY),  # what these networks give where the split may go
+    "reconstruction only, decoder": Arm("clip", RECONSTRUCTION_ONLY, decoder_only=True),  # what the latents still hold
 }
 SHIPPED = "as it ships"
 
@@ -145,9 +151,12 @@ def train_arm(name: str, folder: Path, n_steps: int = N_STEPS, n_pictures: int =
     if arm.channels > basis.channels:
         vae, basis = widened(vae, arm.channels), widened_basis(basis, arm.channels)
     model = SketchVAE(vae, Rotated(basis))
+    if arm.decoder_only:
+        model.vae.encoder.requires_grad_(False)
+        model.split.requires_grad_(False)
     config = LoopConfig(n_steps=n_steps, lr=LR, n_warmup=20, ema_decay=0.98, checkpoint_every=40)
-    weights = SketchWeights(effect=arm.weight)
-    train_sketch(model, pool, n_pictures, out / "training", config, weights, effect=_effect(arm, pool), batch_size=batch_size)
+    effect = _effect(arm, pool) if arm.weights.effect else None
+    train_sketch(model, pool, n_pictures, out / "training", config, arm.weights, effect=effect, batch_size=batch_size)
     model.vae.to(memory_format=torch.contiguous_format).save_pretrained(out)
     model.split.basis(vae=name, vae_id=load_vae(out, device="cpu").id).save(out / "basis")
     return out
@@ -199,7 +208,7 @@ def sweep_limits(folder: Path, arms: Sequence[str] = tuple(ARMS), out: Path = SW
 def limits_about(sketch: LatentCodec) -> dict[str, Any]:
     """What the stored sweep was made with."""
     about = {"vae_id": sketch.id, "scenes_version": SCENES_VERSION, "n_pairs": N_PAIRS, "n_steps": N_STEPS, "n_pictures": N_PICTURES}
-    return about | {"lr": LR, "label_tau": LABEL_TAU, "weights": {name: arm.weight for name, arm in ARMS.items()}}
+    return about | {"lr": LR, "label_tau": LABEL_TAU, "arms": {name: asdict(arm) for name, arm in ARMS.items()}}
 
 
 def find_limits(sketch: LatentCodec, folder: Path = SWEEPS) -> tuple[list[dict[str, Any]], dict[str, Float[Tensor, "n 3 128 128"]]] | None:

@@ -19,13 +19,13 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
 def fast_dtype(device: torch.device | str | None = None) -> torch.dtype:
     """The quickest number format that is safe for frozen networks on `device`.
 
-    CUDA: bfloat16 where the hardware has it, else float16. CPU: bfloat16 only with AMX tiles; without them it is
-    emulated and slower than float32, which is then returned.
+    CUDA: bfloat16 where the hardware has it, else float16. CPU: bfloat16 with AMX tiles or AVX-512's own bfloat16
+    products (about twice as quick as float32 there); without either it is emulated and slower than float32, which is then returned.
     """
     kind = pick_device(device).type
     if kind == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if kind == "cpu" and torch.cpu._is_amx_tile_supported():
+    if kind == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return torch.bfloat16
     return torch.float32
 
