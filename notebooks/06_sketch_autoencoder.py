@@ -170,10 +170,12 @@ display(record.figure(figures.leakage_heatmap(read), "leakage", alt=alt))
 # %% [markdown]
 # ## What limits it?
 #
-# The sketch autoencoder carried on for 300 steps, on the same pictures in the same order, in ways that differ in what the swaps must please and in
-# the size of the latent. CLIP, as before and ten times as loud; in its place judge *a* with the true value of every factor (perfect knowledge of
-# content and style), likewise; or the true picture of every swap, which only a world of known factors can draw. And CLIP and
-# the true picture again with twice the channels. All but CLIP's are upper references, not rivals. The trainings are stored results
+# The sketch autoencoder carried on for 300 steps, on the same pictures in the same order, in ways that differ in what the swaps must please, in
+# the size of the latent, and in what reconstruction weighs. CLIP, as before and ten times as loud; in its place judge *a* with the true value of
+# every factor (perfect knowledge of content and style), likewise; or the true picture of every swap, which only a world of known factors can
+# draw. CLIP and the true picture again with twice the channels. Then CLIP as before with reconstruction ten times as heavy; and
+# reconstruction alone: of the whole network, or of its decoder only, which shows what the latents still hold. Those with labels or true pictures
+# are upper references, not rivals. The trainings are stored results
 # (`python -m sketchae.backbone_training.limits` makes them again); judge *b* scored them on the pairs of the default test seed.
 
 # %%
@@ -189,13 +191,14 @@ for row in limit_rows:
 
 # %%
 if limits:
-    arms = {row["arm"]: row for row in limit_rows}
-    alt = "Swap and counterfactual scores of the sketch autoencoder as it ships, and carried on in seven ways."
-    display(record.figure(figures.score_dots(arms, metrics=metrics), "limits", alt=alt))
+    arms = {row["arm"]: row | {"gain_db": row["psnr_db"] - limit_rows[0]["psnr_db"]} for row in limit_rows}
+    measures = {key: metrics[key] for key in ("score", "counterfactual_mse")} | {"gain_db": "reconstruction, dB gained"}
+    alt = "Swap score, counterfactual score and gain in reconstruction of the sketch autoencoder as it ships, and carried on in ten ways."
+    display(record.figure(figures.score_dots(arms, metrics=measures), "limits", alt=alt))
     first = split_scenes("test", 2 * len(limit_swaps[limits_sweep.SHIPPED]))
     rows = [*(render(part).images for part in (first[::2], first[1::2])), *limit_swaps.values(), sketch_evidence.truths(first)]
     labels = ["content of", "style of", *(name.replace(", ", ",\n") for name in limit_swaps), "a perfect swap"]
-    alt = "Four pairs: the content of the first in the style of the second, by the sketch autoencoder carried on in seven ways."
+    alt = "Four pairs: the content of the first in the style of the second, by the sketch autoencoder carried on in ten ways."
     record.figure(figures.image_grid(rows, row_labels=labels, width_in=4.5), "limits_swaps", alt=alt)
 
 # %% [markdown]
@@ -222,7 +225,7 @@ for name, value in sketch_evidence.values(scores, ceilings, statistics).items():
 kept = ("score", "score_ci95", "ceiling", "semantic", "style", "counterfactual_mse", "counterfactual_mse_ci95", "counterfactual_ssim", "psnr_db")
 for row in limit_rows:
     found = {key: row[key] for key in (*kept, "follows.tone", "follows.medium")} | {"share_of_ceiling": row["score"] / row["ceiling"]}
-    record.value(f"limits.{evidence.key(row['arm'])}", found)
+    record.value(f"limits.{evidence.key(row['arm'])}", found | {"gain_db": row["psnr_db"] - limit_rows[0]["psnr_db"]})
 record.value("limits.n_steps", limits_sweep.N_STEPS)
 record.value("n_pairs", len(scenes) // 2)
 record.value("n_steps", logs["sketch"][-1]["step"] + 1)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sketchae import __version__, edits
 from sketchae.atomic import TEMPORARY_MARK
-from sketchae.backbones import LatentCodec, load_clip, load_vae
+from sketchae.backbones import LatentCodec, fast_dtype, load_clip, load_vae
 from sketchae.basis import OrthogonalBasis, random_basis
 from sketchae.basis.augmentation import DEFAULT_CONTENT, DEFAULT_STYLE, augmentation_split
 from sketchae.basis.planes import check_n_semantic
@@ -192,7 +192,8 @@ def fit(
     if method == "effect" and (captions is None or clip is None):
         raise BadInputError("The effect objective needs both --captions and --clip; --method augmentation needs neither.")
     texts = read_captions(captions) if method == "effect" else None
-    codec = load_vae(vae, vae_revision)
+    # The eigenproblem averages over pictures and wants no gradients: the quickest number format will do.
+    codec = load_vae(vae, vae_revision, dtype=fast_dtype() if method == "augmentation" else None)
     source = str(codec.source or type(vae).__name__)
     folder = Path(out) if out is not None else Path("build", "fit", _folder_name(source))
     _check_folder(folder)
@@ -208,6 +209,7 @@ def fit(
         "vae": source,
         "vae_revision": codec.revision,
         "vae_id": codec.id,
+        "dtype": str(getattr(codec, "dtype", "its own")).removeprefix("torch."),
         **({"clip": str(embedder.source), "clip_revision": embedder.revision, "captions": str(captions)} if texts else {}),
         "channels": basis.channels,
         "n_semantic": basis.n_semantic,

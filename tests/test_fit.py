@@ -12,7 +12,8 @@ from sklearn.datasets import load_sample_images
 from tiny import picture_array, tiny_vae
 
 from sketchae import OrthogonalBasis, load_vae
-from sketchae.basis import augmentation_split
+from sketchae.backbones import fast_dtype
+from sketchae.basis import augmentation_split, plane_angle
 from sketchae.cli import main
 from sketchae.data import read_picture
 from sketchae.data.picture_folder import PictureFolder
@@ -54,7 +55,7 @@ def test_the_basis_is_that_of_the_pictures_and_round_trips(fitted, scenes_folder
     basis, vae = OrthogonalBasis.load(fitted.folder), load_vae("embedded")
     used = [*(f"scene_{i}.png" for i in range(5)), "more/scene_5.png"]
     images = torch.stack([read_picture(scenes_folder / name, 64) for name in sorted(used)])
-    split = augmentation_split(vae, images)
+    split = augmentation_split(load_vae("embedded", dtype=fast_dtype()), images)
     assert torch.allclose(basis.Q, split.basis().Q, atol=1e-4)
     assert basis.n_semantic == split.n_semantic == fitted.basis.n_semantic
     assert (basis.vae, basis.vae_id) == ("embedded", vae.id)
@@ -63,6 +64,16 @@ def test_the_basis_is_that_of_the_pictures_and_round_trips(fitted, scenes_folder
     assert torch.allclose(basis.from_semantic_style(*basis.to_semantic_style(z)), z, atol=1e-5)
     card = (fitted.folder / "README.md").read_text()
     assert "colour_mix, inversion, offset" in card and "flip, shift" in card and "| n_pictures | 6 |" in card
+
+
+def test_the_quickest_number_format_finds_the_same_plane(fitted, scenes_folder, monkeypatch):
+    angles = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("sketchae.fit.fast_dtype", lambda dtype=dtype: dtype)
+        found = fit("embedded", scenes_folder, image_size=64, out=fitted.folder.parent / str(dtype), progress=False)
+        assert found.record["dtype"] == str(dtype).removeprefix("torch.") and found.basis.n_semantic == fitted.basis.n_semantic
+        angles[dtype] = float(plane_angle(found.basis.Q, fitted.basis.Q, fitted.basis.n_semantic).max())
+    assert max(angles.values()) < 3, angles  # degrees; bfloat16 has 8 bits, and there are six pictures
 
 
 def test_the_record_says_how_it_was_made(fitted):

@@ -168,7 +168,7 @@ def test_a_weighed_effect_must_know_every_picture(pool, tmp_path):
 
 
 def test_what_ships_is_made_by_name_and_loads_with_its_own_basis(tmp_path):
-    budget = BackboneBudget(sketch_steps=1, sketch_adapter_steps=1, sketch_strict_steps=1, n_sketch_scenes=8, n_backbone_scenes=8)
+    budget = BackboneBudget(sketch_steps=1, sketch_strict_steps=1, n_sketch_scenes=8, n_backbone_scenes=8)
     train_backbones(tmp_path, budget, only=("sketch", "sketch_adapter", "sketch_strict"))
     basis, codec = own_basis(tmp_path / "sketch"), load_vae(tmp_path / "sketch")
     basis.check_vae(codec)

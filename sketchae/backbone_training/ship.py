@@ -57,7 +57,6 @@ class BackboneBudget:
     n_minimal_scenes: int = 12_000
     n_judge_scenes: int = 24_000
     sketch_steps: int = 1200
-    sketch_adapter_steps: int = 400
     sketch_strict_steps: int = 700
     n_sketch_scenes: int = 16_384
 
@@ -99,8 +98,8 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         model.save_pretrained(out)
         processor.save_pretrained(out)
     elif name in SKETCH_NETWORKS:
-        pool = ImagePool(pool_dir, "backbones", budget.n_backbone_scenes)
-        model, record = _train_sketch(name, folder, pool, training, budget, seed)
+        pool = ImagePool(pool_dir, "backbones", budget.n_sketch_scenes)
+        model, record = _train_sketch(name, folder, pool, budget, seed)
         _save_sketch(model, name, out)
     else:
         which = name[-1]
@@ -109,13 +108,11 @@ def _train_one(name: str, folder: Path, budget: BackboneBudget, clip_start: Path
         model, record = train_judge(which, pool, training, LoopConfig(n_steps=steps, lr=2e-3, weight_decay=0.05, seed=seed))
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
         atomic_write_text(out / "config.json", json.dumps({"judge": which, "scenes_version": SCENES_VERSION}, indent=1) + "\n")
-    n_scenes = budget.n_sketch_scenes if name in SKETCH_NETWORKS else len(pool)
-    write_provenance(out, _about(name, n_scenes, seed), record, sum(p.numel() for p in model.parameters()))
+    write_provenance(out, _about(name, len(pool), seed), record, sum(p.numel() for p in model.parameters()))
 
 
-def _train_sketch(name: str, folder: Path, pool: ImagePool, training: Path, budget: BackboneBudget, seed: int) -> tuple[SketchVAE, dict]:
-    codec, clip = load_vae(device="cpu"), load_clip(device="cpu")
-    n_pictures = min(budget.n_sketch_scenes, len(pool))
+def _train_sketch(name: str, folder: Path, pool: ImagePool, budget: BackboneBudget, seed: int) -> tuple[SketchVAE, dict]:
+    codec, clip, n_pictures = load_vae(device="cpu"), load_clip(device="cpu"), len(pool)
     config = LoopConfig(n_steps=budget.sketch_steps, lr=1e-3, n_warmup=50, ema_decay=0.995, seed=seed, checkpoint_every=100)
     weights = RECONSTRUCTION_ONLY if name == "sketch_twin" else SketchWeights()
     if name == "sketch_strict":
@@ -125,12 +122,10 @@ def _train_sketch(name: str, folder: Path, pool: ImagePool, training: Path, budg
         config = replace(config, n_steps=budget.sketch_strict_steps, lr=5e-4, seed=seed + 1)  # other pictures first than those that it began with
     else:
         start = augmentation_split(codec, pool.images(np.arange(min(256, n_pictures)))).basis(N_SEMANTIC)
-        if name == "sketch_adapter":
-            model, config = SketchVAE(codec.vae, LatentAdapter(start)), replace(config, n_steps=budget.sketch_adapter_steps)
-        else:
-            model = SketchVAE(deepened(codec.vae), Rotated(start))
+        adapted = name == "sketch_adapter"
+        model = SketchVAE(codec.vae, LatentAdapter(start)) if adapted else SketchVAE(deepened(codec.vae), Rotated(start))
     effect = ClipEffect(clip, sketch_targets(pool, clip, n_pictures)) if weights.effect else None
-    return model, train_sketch(model, pool, n_pictures, training, config, weights, effect=effect)
+    return model, train_sketch(model, pool, n_pictures, folder / "training" / name, config, weights, effect=effect)
 
 
 def _save_sketch(model: SketchVAE, name: str, out: Path) -> None:
