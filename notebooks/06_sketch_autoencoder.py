@@ -20,7 +20,7 @@
 #
 # **In:** nothing (pictures are drawn, networks ship with the package). **Out:** the sketch autoencoder and the adapter beside the best
 # splits of the VAE as it was; figures and numbers `sketch_autoencoder.*`.
-# **Cost:** about 4 minutes on two CPU cores. `RETRAIN = True` trains the four networks anew, about two and a half hours.
+# **Cost:** about 4 minutes on two CPU cores. `RETRAIN = True` trains the four networks anew, about three hours.
 
 # %%
 import importlib.util
@@ -70,7 +70,7 @@ folder = train_backbones(profile.work_dir / "backbones", only=SKETCH_NETWORKS) i
 # the only network to please, with a small weight; no factor, no style word and no judge takes part.
 #
 # Beside it: its *twin*, the same network trained as long for reconstruction only; an *adapter*, a small invertible network between the
-# latents of the unchanged VAE and Q, trained on the same loss: what can be done where the VAE must not change; and the *strict* sketch
+# latents of the unchanged VAE and Q, trained as long on the same loss: what can be done where the VAE must not change; and the *strict* sketch
 # autoencoder, the first one carried on with CLIP ten times as loud, which "What limits it?" below gave the idea for.
 
 # %%
@@ -95,7 +95,7 @@ for name, q in quality.items():
 #
 # As everywhere: judge *b*, pairs of test scenes, 95 % intervals over pairs. Each VAE has its own ceiling and its own trivial
 # answers; the line in the figure is the sketch autoencoder's ceiling. The eigenproblem is the one that the trainings started from, fitted on other
-# pictures than that of `05_is_the_split_real`; the adapter was trained for fewer steps.
+# pictures than that of `05_is_the_split_real`; the adapter was trained on the same pictures in the same order, for as many steps as the sketch autoencoder.
 
 # %%
 perfect = sketch_evidence.truths(scenes)
