@@ -95,7 +95,8 @@ for name, q in quality.items():
 #
 # As everywhere: judge *b*, pairs of test scenes, 95 % intervals over pairs. Each VAE has its own ceiling and its own trivial
 # answers; the line in the figure is the sketch autoencoder's ceiling. The eigenproblem is the one that the trainings started from, fitted on other
-# pictures than that of `05_is_the_split_real`; the adapter was trained on the same pictures in the same order, for as many steps as the sketch autoencoder.
+# pictures than that of `05_is_the_split_real`; the adapter took as many steps as the sketch autoencoder,
+# on the same pictures in the same order.
 
 # %%
 perfect = sketch_evidence.truths(scenes)
