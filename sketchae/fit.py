@@ -23,11 +23,12 @@ from sketchae.backbones import LatentCodec, fast_dtype, load_clip, load_vae
 from sketchae.basis import OrthogonalBasis, random_basis
 from sketchae.basis.augmentation import DEFAULT_CONTENT, DEFAULT_STYLE, augmentation_split
 from sketchae.basis.planes import check_n_semantic
-from sketchae.data import read_picture
 from sketchae.data.picture_folder import BATCH_SIZE, PictureFolder, read_captions
 from sketchae.errors import BadInputError
 from sketchae.figures.before_after import before_after
 from sketchae.figures.style import render_png
+from sketchae.fit_proxies import N_PAIRS as N_PROXY_PAIRS
+from sketchae.fit_proxies import measure_proxies, tell
 from sketchae.training.effect import EffectObjective, fit_effect
 
 RECORD, PICTURE = "fit.json", "before_after.png"
@@ -203,7 +204,9 @@ def fit(
         embedder = load_clip(clip, clip_revision)
         options |= {"clip": embedder, "captions": lambda: [texts[name] for name in pictures.used]}
     basis, found = fit_basis(codec, pictures.batches(progress), method=method, n_semantic=n_semantic, **options)
-    pairs = _pairs(pictures.used)
+    pairs = _pairs(pictures.used, N_PAIRS)
+    of_clip = {"clip": embedder, "captions": texts} if texts else {}
+    proxies = measure_proxies(codec, basis, _pairs(pictures.used, N_PROXY_PAIRS), pictures.read, **of_clip)
     record = {
         "method": method,
         "vae": source,
@@ -218,6 +221,7 @@ def fit(
         "limit": limit,
         "n_pictures": len(pictures.used),
         **found,
+        "proxies": proxies,
         "pictures_shown": pairs,
         "pictures_used": list(pictures.used),
         "pictures_skipped": dict(pictures.skipped),
@@ -240,6 +244,7 @@ def summary(result: Fit) -> str:
         f"{record['channels']} channels, {record['n_semantic']} of them semantic, from {record['n_pictures']} pictures in "
         f"{result.duration_s:.0f} s ({record['method']})",
         *([f"eigenvalues of S - C: {_short(record['eigenvalues'])}"] if "eigenvalues" in record else []),
+        f"proxies over {record['proxies']['n_pairs']} pairs (0: as a or b left alone, 1: wholly like the right one): {tell(record['proxies'])}",
         *(f"left out: {reason}" for reason in record["pictures_skipped"].values()),
         f"written: {folder} (look at {Path(folder, PICTURE)})",
         "",
@@ -280,10 +285,10 @@ def _folder_name(source: str) -> str:
     return path.resolve().name if path.is_dir() or source.count("/") != 1 else source.replace("/", "--")
 
 
-def _pairs(names: Sequence[str]) -> list[list[str]]:
-    """Up to four pairs, evenly spread over the pictures: each picture of the first half with one of the second half."""
+def _pairs(names: Sequence[str], n_pairs: int) -> list[list[str]]:
+    """Up to `n_pairs` pairs, evenly spread over the pictures: each picture of the first half with one of the second half."""
     half = len(names) // 2
-    n = min(N_PAIRS, half)
+    n = min(n_pairs, half)
     return [[names[i * half // n], names[half + i * half // n]] for i in range(n)]
 
 
@@ -293,7 +298,7 @@ def _show(codec: LatentCodec, basis: OrthogonalBasis, pictures: PictureFolder, p
     columns: list[list[Tensor]] = [[] for _ in range(6)]
     null = random_basis(basis.channels, basis.n_semantic)
     for names in pairs:
-        a, b = (read_picture(pictures.folder / name, pictures.size)[None] for name in names)
+        a, b = (pictures.read(name)[None] for name in names)
         z_a, z_b = codec.encode(a), codec.encode(b)
         swaps = [edits.swap(q, *pair) for q in (basis, null) for pair in ((z_a, z_b), (z_b, z_a))]
         for column, image in zip(columns, [a, b, *(codec.decode(z) for z in swaps)], strict=True):
@@ -310,6 +315,7 @@ def _facts(record: dict[str, Any], latent_clip: float | None) -> dict[str, Any]:
     if "eigenvalues" in record:
         facts["eigenvalues of S - C"] = _short(record["eigenvalues"])
         facts["n_semantic_chosen_by"] = record["n_semantic_chosen_by"]
+    facts[f"proxies over {record['proxies']['n_pairs']} pairs"] = tell(record["proxies"])
     return facts | {"latent_clip": "none" if latent_clip is None else latent_clip}
 
 

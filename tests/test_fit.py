@@ -20,6 +20,7 @@ from sketchae.data.picture_folder import PictureFolder
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.figures import before_after
 from sketchae.fit import PICTURE, RECORD, fit, fit_basis, summary
+from sketchae.fit_proxies import measure_proxies, tell
 from sketchae.images import to_pil
 from sketchae.scenes import captions as scene_captions
 from sketchae.scenes import render, split_scenes
@@ -90,6 +91,33 @@ def test_the_record_says_how_it_was_made(fitted):
     with Image.open(fitted.folder / PICTURE) as picture:
         assert picture.format == "PNG" and picture.width > 1000
     assert not list(fitted.folder.parent.glob(".*"))  # nothing temporary is left
+
+
+def test_proxies_stand_beside_those_of_random_splits(fitted, scenes_folder):
+    proxies = fitted.record["proxies"]
+    assert proxies["n_pairs"] == 3 and proxies["n_random"] == 3
+    measured = {name: value for name, value in proxies.items() if isinstance(value, dict)}
+    assert {*measured, *proxies["left_out"]} >= {"colour", "edges"} and not any(name.startswith("clip") for name in measured)
+    assert all(low <= value["found"] <= high for value in measured.values() for low, high in [value["ci95"]])
+    assert tell(proxies) in summary(fitted) and "proxies over 3 pairs" in (fitted.folder / "README.md").read_text()
+    names = fitted.record["pictures_used"]
+    pairs, read = [names[:2], names[2:4], names[4:]], lambda name: read_picture(scenes_folder / name, 64)
+    again = measure_proxies(load_vae("embedded", dtype=fast_dtype()), fitted.basis, pairs, read)
+    unlike = measure_proxies(load_vae("embedded", dtype=fast_dtype()), exchanged(fitted.basis), [pair[::-1] for pair in pairs], read)
+    for name, value in again.items():  # a's semantic block with b's style block is the swap of the exchanged basis for (b, a)
+        if isinstance(value, dict):
+            assert unlike[name]["found"] == pytest.approx(-value["found"], abs=0.05)
+
+
+def test_where_proxies_tell_nothing_it_is_said():
+    basis = OrthogonalBasis.from_matrix(torch.eye(4), 2)
+    flat = measure_proxies(load_vae("embedded"), basis, [["a", "b"]], lambda name: torch.full((3, 32, 32), 0.5))
+    assert flat["left_out"] == ["colour", "edges"] and "cannot tell these pictures" in tell(flat)
+
+
+def exchanged(basis: OrthogonalBasis) -> OrthogonalBasis:
+    """The blocks in the other order."""
+    return OrthogonalBasis.from_matrix(basis.Q.roll(-basis.n_semantic, 0), basis.channels - basis.n_semantic)
 
 
 def test_the_printed_lines_run(fitted, tmp_path, monkeypatch):
@@ -212,6 +240,7 @@ def test_with_captions_and_clip_the_effect_objective_is_used(captioned, tmp_path
     found = fit("embedded", captioned, n_semantic=2, out=tmp_path / "q", **options)
     assert found.record["method"] == "effect" and found.record["clip"] == "embedded"
     assert "04.png" not in found.record["pictures_used"] and found.record["n_pictures"] == 10
+    assert {"clip_caption", "clip_style"} <= {*found.record["proxies"], *found.record["proxies"]["left_out"]}
     start = fit("embedded", captioned, n_semantic=2, out=tmp_path / "start", image_size=64, progress=False, limit=4)
     assert start.record["method"] == "augmentation"
     loaded = OrthogonalBasis.load(tmp_path / "q")

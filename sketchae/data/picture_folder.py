@@ -103,6 +103,10 @@ class PictureFolder:
         if len(self.used) < MIN_PICTURES:
             raise BadInputError(self._too_few(largest))
 
+    def read(self, name: str) -> Float[Tensor, "3 size size"]:
+        """One picture again, by its path relative to the folder."""
+        return to_tensor(center_crop(open_image(self.folder / name, name), self.size))
+
     def _too_few(self, largest: int) -> str:
         usable = f"Of the {len(self.paths)} pictures in {self.folder}, {len(self.used)} can be used, and {MIN_PICTURES} are needed"
         if largest:
