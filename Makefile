@@ -48,7 +48,7 @@ ifeq ($(PROFILE),scenes)
 endif
 
 # Quick tests first, whole notebooks after them, even if a quick one fails. Both on two processes of one thread each: on two cores
-# that is a third quicker than one process of two threads. tests/conftest.py says which notebooks go together.
+# that is quicker than one process of two threads. tests/conftest.py says which notebooks go together.
 # SKETCHAE_CHECK_TREE makes the tests fail if they changed anything that git sees.
 test: setup
 	@status=0; export SKETCHAE_CHECK_TREE=1 OMP_NUM_THREADS=1; \

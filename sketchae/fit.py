@@ -244,7 +244,7 @@ def summary(result: Fit) -> str:
         f"{record['channels']} channels, {record['n_semantic']} of them semantic, from {record['n_pictures']} pictures in "
         f"{result.duration_s:.0f} s ({record['method']})",
         *([f"eigenvalues of S - C: {_short(record['eigenvalues'])}"] if "eigenvalues" in record else []),
-        f"proxies over {record['proxies']['n_pairs']} pairs (0: as a or b left alone, 1: wholly like the right one): {tell(record['proxies'])}",
+        f"proxies over {record['proxies']['n_pairs']} pairs (1: like the right picture, -1: like the other one): {tell(record['proxies'])}",
         *(f"left out: {reason}" for reason in record["pictures_skipped"].values()),
         f"written: {folder} (look at {Path(folder, PICTURE)})",
         "",
