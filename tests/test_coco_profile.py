@@ -23,6 +23,7 @@ def test_the_coco_profile_runs_from_the_hub_to_the_figures(tmp_path):
     models = {profile.vae: paper_vae(tmp_path / "vae"), profile.clip: paper_clip(tmp_path / "clip")}
     data = coco_dataset(tmp_path / "coco", n_train=12, n_val=4, n_test=8)
     parameters = {"N_STEPS": "20", "BATCH_SIZE": "4", "TRAIN_SEEDS": "[0]", "N_IMAGES": "64", "N_EFFECT_STEPS": "2", "N_PROXY_BASES": "4"}
+    parameters |= {"N_SKETCH_PAIRS": "16", "N_LATENT_PICTURES": "16"}
     command = [sys.executable, "-m", "sketchae", "run-all", "--profile", "coco"]
     for name, value in parameters.items():
         command += ["-p", name, value]

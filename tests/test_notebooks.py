@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,10 @@ def test_the_whole_path_runs_on_the_smoke_profile():
     assert again.returncode == 0 and again.stdout.count("skipped") == len(find_notebooks(ROOT / "notebooks"))
 
 
-def hold_to_outputs(name: str, alone: bool) -> None:
-    """Run the committed notebooks of the chain, or those that stand alone, under nbval in a root of their own."""
+def hold_to_outputs(name: str, belongs: Callable[[str], bool]) -> None:
+    """Run those committed notebooks whose file name `belongs` under nbval, in a root of their own."""
     root = fresh_copy(name)
-    notebooks = [path for path in find_notebooks(root / "notebooks") if (path.name >= FIRST_ALONE) is alone]
+    notebooks = [path for path in find_notebooks(root / "notebooks") if belongs(path.name)]
     assert notebooks
     done = run_nbval(root / "notebooks", root, *notebooks)
     (root / "nbval.txt").write_text(done.stdout, encoding="utf-8")
@@ -111,18 +112,20 @@ def hold_to_outputs(name: str, alone: bool) -> None:
     assert done.returncode == 0, done.stdout[-12000:]
 
 
-# `make test` gives whole notebooks to two processes (conftest.py): the chain to the one, everything else to the other.
+# `make test` gives whole notebooks to two processes (conftest.py): the chain and one that stands alone to the first, everything else to the other;
+# so both take about as long.
 @pytest.mark.notebooks
 @pytest.mark.xdist_group("chain")
 @pytest.mark.timeout(3600)
 def test_every_committed_output_of_the_chain_is_what_the_code_prints():
-    hold_to_outputs("nbval", alone=False)
+    hold_to_outputs("nbval", lambda name: name < FIRST_ALONE)
 
 
 @pytest.mark.notebooks
 @pytest.mark.timeout(3600)
-def test_every_other_committed_output_is_what_the_code_prints():
-    hold_to_outputs("nbval-alone", alone=True)
+@pytest.mark.parametrize("with_the_chain", [False, pytest.param(True, marks=pytest.mark.xdist_group("chain"))])
+def test_every_other_committed_output_is_what_the_code_prints(with_the_chain):
+    hold_to_outputs(f"nbval-alone-{with_the_chain}", lambda name: name >= FIRST_ALONE and name.startswith("07_continuous") is with_the_chain)
 
 
 @pytest.mark.notebooks
