@@ -48,12 +48,12 @@ ifeq ($(PROFILE),scenes)
 endif
 
 # Quick tests first, whole notebooks after them, even if a quick one fails. Both on two processes of one thread each: on two cores
-# that is quicker than one process of two threads. tests/conftest.py says which notebooks go together.
+# that is quicker than one process of two threads. Notebooks that need each other are in one file of tests.
 # SKETCHAE_CHECK_TREE makes the tests fail if they changed anything that git sees.
 test: setup
 	@status=0; export SKETCHAE_CHECK_TREE=1 OMP_NUM_THREADS=1; \
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not notebooks" || status=1; \
-	$(PY) -m pytest -n 2 --dist loadgroup -m notebooks || status=1; \
+	$(PY) -m pytest -n 2 --dist loadfile -m "not notebooks" || status=1; \
+	$(PY) -m pytest -n 2 --dist loadfile -m notebooks || status=1; \
 	exit $$status
 
 # The stored sweeps that 05 and 06 read (hours): made again only where they are missing or were made for other backbones.

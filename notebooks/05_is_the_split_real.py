@@ -51,19 +51,8 @@ N_PROXY_BASES: int | None = None
 import numpy as np
 from IPython.display import display
 
-from sketchae import (
-    OrthogonalBasis,
-    ablation,
-    evidence,
-    figures,
-    load_clip,
-    load_profile,
-    load_vae,
-    other_codecs,
-    rivals,
-    sweeps,
-)
-from sketchae.basis import random_basis
+from sketchae import ablation, evidence, figures, load_clip, load_profile, load_vae, other_codecs, rivals, sweeps
+from sketchae.basis import OrthogonalBasis, random_basis
 from sketchae.basis.grassmann import covering_radius, haar_planes
 from sketchae.latents import open_latents
 from sketchae.metrics.comparison import held_out_bench

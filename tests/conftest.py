@@ -27,17 +27,9 @@ def repository() -> Path:
     return ROOT
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap tests first, whole notebooks last, whatever the files are called; under --dist loadgroup, files stay together.
-
-    Whole notebooks make two groups for two processes: "chain", where a test says so, and all others.
-    """
+    """Cheap tests first, whole notebooks last, whatever the files are called."""
     items.sort(key=lambda item: item.get_closest_marker("notebooks") is not None)
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            group = "other notebooks" if item.get_closest_marker("notebooks") else item.path.name
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _tree_state() -> str | None:

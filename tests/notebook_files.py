@@ -1,15 +1,21 @@
 """Small notebooks for tests, and the one way in which committed notebooks are held to their outputs."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sketchae.run_all import REUSED_MEMORY, TEXT_PROGRESS
+from sketchae.run_all import REUSED_MEMORY, TEXT_PROGRESS, find_notebooks
 
+ROOT = Path(__file__).resolve().parents[1]
+COPIES = ROOT / "build" / "tests"
+FIRST_ALONE = "06"  # notebooks before it form a chain, each reading what those before it wrote; the others need none
+WITH_THE_CHAIN = ("07_continuous_latents.ipynb",)  # stands alone, but is held to its outputs after the chain: so two processes take as long
 SANITIZE = Path(__file__).with_name("nbval_sanitize.cfg")
 KERNELSPEC = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
@@ -50,3 +56,26 @@ def run_nbval(folder: Path, root: Path, *notebooks: Path) -> subprocess.Complete
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def fresh_copy(name: str) -> Path:
+    """An empty root with copies of the committed notebooks in it."""
+    root = COPIES / name
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "notebooks").mkdir(parents=True)
+    for notebook in find_notebooks(ROOT / "notebooks"):
+        shutil.copy2(notebook, root / "notebooks" / notebook.name)
+    if (ROOT / "figures" / "static").is_dir():
+        shutil.copytree(ROOT / "figures" / "static", root / "figures" / "static")
+    return root
+
+
+def hold_to_outputs(name: str, belongs: Callable[[str], bool]) -> None:
+    """Run those committed notebooks whose file name `belongs` under nbval, in a root of their own."""
+    root = fresh_copy(name)
+    notebooks = [path for path in find_notebooks(root / "notebooks") if belongs(path.name)]
+    assert notebooks
+    done = run_nbval(root / "notebooks", root, *notebooks)
+    (root / "nbval.txt").write_text(done.stdout, encoding="utf-8")
+    print(done.stdout[-2000:])
+    assert done.returncode == 0, done.stdout[-12000:]

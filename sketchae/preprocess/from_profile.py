@@ -24,6 +24,7 @@ def preprocess_profile(
         options = {"device": state.device, "dtype": fast_dtype(state.device)}
         vae = load_vae(profile.vae, profile.vae_revision, latent_clip=profile.latent_clip, **options)
         clip = None if source.has_embeddings else load_clip(profile.clip, profile.clip_revision, **options)
+    state.wait_for_everyone()  # else the first one is far ahead, with small data done, before the others have loaded theirs
     return preprocess(
         source,
         vae,
