@@ -15,7 +15,6 @@ from sketchae.run_all import REUSED_MEMORY, TEXT_PROGRESS, find_notebooks
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "build" / "tests"
 FIRST_ALONE = "06"  # notebooks before it form a chain, each reading what those before it wrote; the others need none
-WITH_THE_CHAIN = ("07_continuous_latents.ipynb",)  # stands alone, but is held to its outputs after the chain: so two processes take as long
 SANITIZE = Path(__file__).with_name("nbval_sanitize.cfg")
 KERNELSPEC = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 

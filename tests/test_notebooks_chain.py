@@ -1,7 +1,7 @@
 """The committed notebooks that read each other's results, held to their stored outputs by nbval; and proof that it notices."""
 
 import pytest
-from notebook_files import COPIES, FIRST_ALONE, WITH_THE_CHAIN, hold_to_outputs, run_nbval
+from notebook_files import COPIES, FIRST_ALONE, hold_to_outputs, run_nbval
 
 from sketchae.executed import read_notebook, write_notebook
 
@@ -10,11 +10,6 @@ from sketchae.executed import read_notebook, write_notebook
 @pytest.mark.timeout(3600)
 def test_every_output_of_the_chain_is_what_the_code_prints():
     hold_to_outputs("nbval", lambda name: name < FIRST_ALONE)
-
-
-@pytest.mark.notebooks
-def test_the_outputs_of_some_that_stand_alone_are_what_the_code_prints():
-    hold_to_outputs("nbval-after", lambda name: name in WITH_THE_CHAIN)
 
 
 @pytest.mark.notebooks
