@@ -3,7 +3,7 @@
     python -m sketchae.other_codecs          # part of `make sweeps`
 
 `wide.json` is about Gr(16, 32), where no covering is affordable, on the linear codec `backbones.patches`. `second.json` is about Gr(2, 4) again, on a
-second VAE, trained as the one that ships but from another seed and for fewer steps (`ablation.SECOND`; it is trained again where it is missing).
+second VAE, trained as the one that ships but from another seed and for fewer steps (`ablation_data.SECOND`; it is trained again where it is missing).
 Their rows, by "split", are random splits, what each way to fit one finds, and where the searches with labels end, all scored by judge b on
 one fixed set of pairs of validation scenes. The searches use judge a, and validation scenes that no other sweep looks at.
 """
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sketchae import ablation, load_clip, load_vae, sweeps
+from sketchae import ablation_data, load_clip, load_vae, sweeps
 from sketchae.backbones.patches import PatchCodec
 from sketchae.basis import random_basis
 from sketchae.basis.augmentation import augmentation_split
@@ -87,7 +87,7 @@ def wide_about(clip: Any) -> dict[str, Any]:
 
 def second_about(clip: Any) -> dict[str, Any]:
     """What a stored `second.json` belongs to; the second VAE does not ship, so that it is known by its training only."""
-    about = {"clip_id": clip.id, "scenes_version": SCENES_VERSION, "second": ablation.SECOND, "n_pictures": N_PICTURES}
+    about = {"clip_id": clip.id, "scenes_version": SCENES_VERSION, "second": ablation_data.SECOND, "n_pictures": N_PICTURES}
     return about | {"n_random": N_SECOND_RANDOM, **_searches()}
 
 
@@ -114,4 +114,4 @@ if __name__ == "__main__":
     clip = load_clip(load_profile(TRACKED).clip)
     sweep_wide(clip, SWEEPS / "wide.json")
     if find_second(clip) is None:
-        sweep_second(load_vae(str(ablation.train_second(("vae",)) / "vae")), clip, SWEEPS / "second.json")
+        sweep_second(load_vae(str(ablation_data.train_second(("vae",)) / "vae")), clip, SWEEPS / "second.json")

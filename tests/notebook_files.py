@@ -37,12 +37,11 @@ def run_nbval(folder: Path, root: Path, *notebooks: Path) -> subprocess.Complete
     """
     root.mkdir(parents=True, exist_ok=True)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    package_parent = str(Path(__file__).resolve().parents[1])
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PYTEST_ADDOPTS", "CI", "BUILD_NUMBER")}
     # pytest repeats whole messages in its summary where CI or BUILD_NUMBER is set
     environment |= {"SKETCHAE_ROOT": str(root), **TEXT_PROGRESS, **REUSED_MEMORY, "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     here = str(Path(__file__).resolve().parent)  # for the plugin
-    environment |= {"PYTHONPATH": os.pathsep.join([package_parent, here]), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), here]), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-c", "pytest.ini", "--rootdir", ".", "-p", "no:cacheprovider", "-p", "nbval_tolerance"),

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sketchae import ablation, load_clip, load_profile, load_vae
-from sketchae.ablation import CHOICES, Ablation, Data
+from sketchae.ablation import CHOICES, Ablation
+from sketchae.ablation_data import Data
 from sketchae.errors import BadInputError
 from sketchae.preprocess import preprocess_profile
 from sketchae.scenes.judges import ASSETS

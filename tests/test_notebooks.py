@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from notebook_files import FIRST_ALONE, fresh_copy, hold_to_outputs, run_nbval, write_small_notebook
+from notebook_files import FIRST_ALONE, ROOT, fresh_copy, hold_to_outputs, run_nbval, write_small_notebook
 
 from sketchae.executed import read_notebook, write_notebook
 from sketchae.run_all import find_notebooks, run_all
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sketchae import ablation, load_clip, load_vae, other_codecs, sweeps
+from sketchae import ablation_data, load_clip, load_vae, other_codecs, sweeps
 
 FITTED = ["eigenproblem", "effect objective", "labels, random walk", "labels, gradient"]
 FROM_RANDOM = ["labels, random walk, from the best random", "labels, gradient, from the best random"]
@@ -42,7 +42,7 @@ def test_a_second_vae_is_searched_from_its_best_random_split_too(small, clip, tm
     assert found["about"]["vae_id"] == vae.id and other_codecs.find_second(clip, tmp_path)["rows"] == found["rows"]
     monkeypatch.setattr(other_codecs, "_rows", None)  # stored: nothing is searched again
     assert other_codecs.sweep_second(vae, clip, tmp_path / "second.json", progress=False)["rows"] == found["rows"]
-    monkeypatch.setattr(ablation, "SECOND", {**ablation.SECOND, "seed": 2})
+    monkeypatch.setattr(ablation_data, "SECOND", {**ablation_data.SECOND, "seed": 2})
     assert other_codecs.find_second(clip, tmp_path) is None and other_codecs.find_second(clip, tmp_path / "nowhere") is None
 
 
