@@ -10,7 +10,6 @@ Two choices are fitted rather than trained: the augmentation eigenproblem (its s
 (its seeds are draws of batches).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from sketchae.metrics.evaluation import SwapBench
 from sketchae.profiles import TRACKED, Profile, find_root, load_profile
 from sketchae.rivals import mean_captions
 from sketchae.scenes import SCENES_VERSION
-from sketchae.sweeps import KEYS, SWEEPS, load_sweep, validation_bench, write_sweep
+from sketchae.sweeps import KEYS, SWEEPS, is_about, load_sweep, validation_bench, write_sweep
 from sketchae.training import TrainConfig, TrainResult, train_seeds
 from sketchae.training.effect import EffectObjective, fit_effect
 from sketchae.training.penalty import train_without_data
@@ -97,7 +96,7 @@ SAME_BUT_BACKBONES = (
 def sweep_ablation(profile: Profile, file: Path, work_dir: Path, choices: Sequence[Choice] = CHOICES, progress: bool = True) -> dict[str, Any]:
     """Make, score and store every choice that `file` does not hold yet; one row a choice and seed, in the order of `choices`."""
     about = ablation_about(load_vae(profile.vae), load_clip(profile.clip), profile)
-    rows = load_sweep(file, about)["rows"] if file.exists() and json.loads(file.read_text())["about"] == about else []
+    rows = load_sweep(file, about)["rows"] if is_about(file, about) else []
     data, benches, names = Data(profile, work_dir), {}, [choice.name for choice in choices]
     for choice in choices:
         if any(row["choice"] == choice.name for row in rows):
@@ -172,9 +171,7 @@ def ablation_about(vae: Any, clip: Any, profile: Profile) -> dict[str, Any]:
 def find_ablation(vae: Any, clip: Any, profile: Profile, folder: Path | None = None) -> "Ablation | None":
     """The stored ablation if it was made for these backbones and sizes, else None."""
     file, about = (folder or SWEEPS) / "ablation.json", ablation_about(vae, clip, profile)
-    if not file.is_file() or json.loads(file.read_text())["about"] != about:
-        return None
-    return Ablation(load_sweep(file, about)["rows"])
+    return Ablation(load_sweep(file, about)["rows"]) if is_about(file, about) else None
 
 
 @dataclass(frozen=True)

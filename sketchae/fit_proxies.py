@@ -1,4 +1,7 @@
-"""What `sketchae fit` says of a basis where no factor is known: its proxies (`sketchae.metrics.proxies`), beside those of random splits."""
+"""What `sketchae fit` says of a basis where no factor is known: its proxies (`sketchae.metrics.proxies`), beside those of random splits.
+
+The pairs are of pictures that the basis was fitted to: no held-out score.
+"""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence

@@ -37,7 +37,7 @@ def sweep_wide(clip: Any, file: Path, progress: bool = True) -> dict[str, Any]:
     if not sweeps.is_about(file, about):
         images = _pictures()
         codec = PatchCodec.fit(images, WIDE_CHANNELS)
-        write_sweep(file, about, _rows(codec, clip, images, WIDE_CHANNELS // 2, N_WIDE_RANDOM, False, progress), MADE_BY)
+        write_sweep(file, about, _rows(codec, clip, images, WIDE_CHANNELS // 2, N_WIDE_RANDOM, "wide", False, progress), MADE_BY)
     return load_sweep(file, about)
 
 
@@ -45,7 +45,7 @@ def sweep_second(vae: Any, clip: Any, file: Path, progress: bool = True) -> dict
     """Splits of a second VAE; searched from the eigenproblem's and from the best random one."""
     about = second_about(clip)
     if not sweeps.is_about(file, about):
-        write_sweep(file, about | {"vae_id": vae.id}, _rows(vae, clip, _pictures(), 2, N_SECOND_RANDOM, True, progress), MADE_BY)
+        write_sweep(file, about | {"vae_id": vae.id}, _rows(vae, clip, _pictures(), 2, N_SECOND_RANDOM, "other", True, progress), MADE_BY)
     return load_sweep(file, about)
 
 
@@ -53,23 +53,24 @@ def _pictures() -> Float[Tensor, "n 3 height width"]:
     return render(split_scenes("train", N_PICTURES)).images
 
 
-def _rows(codec: Any, clip: Any, images: Tensor, k: int, n_random: int, from_random: bool, progress: bool) -> list[dict[str, Any]]:
+def _rows(codec: Any, clip: Any, images: Tensor, k: int, n_random: int, name: str, from_random: bool, progress: bool) -> list[dict[str, Any]]:
+    """`name` seeds the draws of batches and of steps."""
     bench = validation_bench(codec, sweeps.N_PAIRS_OPTIMUM)
     searched = validation_bench(codec, sweeps.N_PAIRS_OPTIMUM, sweeps.SEARCHED)
     ceiling = round(float(bench.ceiling["score"]), 4)
     rows: list[dict[str, Any]] = []
 
-    def add(name: str, basis: Any) -> Any:
-        rows.append({"split": name, **plane_scores(bench, basis), "ceiling": ceiling})
+    def add(split: str, basis: Any) -> Any:
+        rows.append({"split": split, **plane_scores(bench, basis), "ceiling": ceiling})
         return basis
 
     random = [add(f"random {seed}", random_basis(codec.latent_channels, k, seed)) for seed in range(n_random)]
     best = random[int(np.argmax([row["judge_a"] for row in rows]))]
     start = add("eigenproblem", augmentation_split(codec, images).basis(k))
     objective = _effect(codec, clip, images)
-    add("effect objective", fit_effect(objective, [start], n_steps=sweeps.N_GRADIENT_STEPS, name="other", progress=progress).basis)
+    add("effect objective", fit_effect(objective, [start], n_steps=sweeps.N_GRADIENT_STEPS, name=name, progress=progress).basis)
     for where, begin in {"": start, ", from the best random": best}.items() if from_random else [("", start)]:
-        for how, basis in climb(codec, searched, begin, f"other{where}", progress).items():
+        for how, basis in climb(codec, searched, begin, f"{name}{where}", progress).items():
             add(f"labels, {how}{where}", basis)
     return rows
 
