@@ -55,10 +55,10 @@ from sketchae import ablation, evidence, figures, load_clip, load_profile, load_
 from sketchae.basis import OrthogonalBasis, random_basis
 from sketchae.basis.grassmann import covering_radius, haar_planes
 from sketchae.latents import open_latents
+from sketchae.metrics.agreement import proxy_agreement
 from sketchae.metrics.comparison import held_out_bench
 from sketchae.metrics.lerps import lerp_curves, pair_scores, ranked_pairs
 from sketchae.metrics.probes import leakage
-from sketchae.metrics.proxies import proxy_agreement
 from sketchae.record import Recorder
 
 choices = dict(train_seeds=TRAIN_SEEDS, source=SOURCE, dataset=DATASET, vae=VAE, clip=CLIP)
@@ -112,8 +112,9 @@ if bench:
     headline = {rivals.AUGMENTATION: found.bases[rivals.AUGMENTATION], **optimum}
     scores = {rivals.RECIPE: seeds[rivals.RECIPE][median], rivals.EFFECT: seeds[rivals.EFFECT][effect], **rivals.score_all(bench, headline)}
     others = {**{n: b for n, b in found.bases.items() if n not in scores}, **rivals.raw_pairs(vae.latent_channels, k)}
-    others |= {"a unchanged": lambda a, b: a, "b unchanged": lambda a, b: b}
-    scores |= rivals.score_all(bench, others, n_pairs=min(profile.n_rival_pairs, bench.n_pairs))
+    n_rivals = min(profile.n_rival_pairs, bench.n_pairs)
+    scores |= rivals.score_all(bench, others, n_pairs=n_rivals)
+    scores |= {f"{which} unchanged": bench.score_unchanged(which, n_pairs=n_rivals) for which in ("a", "b")}
     print(evidence.table(scores, bench.ceiling))
 
 # %%

@@ -60,7 +60,7 @@ def run_all(
     Args:
         profile_name: a profile that ships, or the path of a TOML file.
         parameters: values for the notebooks' parameters (upper-case names); each notebook gets those that it has.
-        only: numbers or names of the notebooks to run ("02", "02_train"); all of them if empty.
+        only: numbers or names of the notebooks to run ("02", "02_train"); if empty those of the profile.
         skip_finished: leave out a notebook whose last run finished with the same cells, parameters, profile, package
             and earlier notebooks.
 
@@ -71,7 +71,7 @@ def run_all(
     profile = load_profile(profile_name)
     parameters = dict(parameters or {})
     everything = find_notebooks(profile.root / "notebooks")
-    chosen = _choose(everything, only)
+    chosen = _choose(everything, only or profile.notebooks)
     known = {notebook: notebook_parameters(read_notebook(notebook), notebook.name) for notebook in everything}
     _check_parameters(parameters, [known[notebook] for notebook in chosen])
     for notebook in chosen:

@@ -12,13 +12,16 @@ n the image's number of captions, `captions` list of str, `image_id` str, `index
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from datasets import Array2D, Array3D, DatasetInfo, Features, List, Value
 from jaxtyping import Float16, Int64
 
 from sketchae.atomic import atomic_path, atomic_write_text
+
+if TYPE_CHECKING:
+    import datasets  # slow to import: only where a dataset is written
 
 SHARD_FORMAT = 1  # raised whenever the files change in a way that an older reader would misread
 METADATA_KEY = b"sketchae"
@@ -57,8 +60,10 @@ def shard_path(split_folder: Path, number: int) -> Path:
     return split_folder / f"shard-{number:05d}.arrow"
 
 
-def shard_features(latent_shape: tuple[int, ...], embed_dim: int) -> Features:
+def shard_features(latent_shape: tuple[int, ...], embed_dim: int) -> "datasets.Features":
     """The dataset's columns for latents of (channels, height, width) and embeddings of `embed_dim`."""
+    from datasets import Array2D, Array3D, Features, List, Value
+
     return Features(
         {
             "z": Array3D(tuple(latent_shape), "float16"),
@@ -127,7 +132,7 @@ def open_shard(path: Path) -> ShardArrays:
     )
 
 
-def write_index(split_folder: Path, split: str, files: list[str], features: Features, fingerprint: str) -> None:
+def write_index(split_folder: Path, split: str, files: list[str], features: "datasets.Features", fingerprint: str) -> None:
     """The two files beside the shards that make `datasets.load_from_disk` take the folder as a saved dataset."""
     state = {
         "_data_files": [{"filename": name} for name in files],
@@ -138,6 +143,8 @@ def write_index(split_folder: Path, split: str, files: list[str], features: Feat
         "_output_all_columns": False,
         "_split": split,
     }
+    from datasets import DatasetInfo
+
     atomic_write_text(split_folder / "dataset_info.json", _json(asdict(DatasetInfo(features=features))))
     atomic_write_text(split_folder / "state.json", _json(state))
 

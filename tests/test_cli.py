@@ -40,6 +40,14 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def first_only(project):
+    """A profile of one's own, for which only the first notebook is of use."""
+    profile = project / "mine.toml"
+    profile.write_text('notebooks = ["00"]\nsource = "scenes"\nimage_size = 64\nn_train = 4\nn_val = 4\nn_test = 4\nn_steps = 1\n')
+    return profile
+
+
 def outputs(path):
     return [output for cell in read_notebook(path).cells for output in cell.get("outputs", [])]
 
@@ -59,6 +67,15 @@ def test_scenes_writes_in_place_and_equal_runs_give_equal_files(project):
         assert not re.search(rb"papermill|iopub|20\d\d-\d\d", path.read_bytes())
     run_all("scenes", progress=False, only=["00"])
     assert [path.read_bytes() for path in notebooks] == first
+
+
+def test_a_profile_names_the_notebooks_that_are_of_use_for_it(project, first_only):
+    names = lambda paths: [path.name for path in paths]  # noqa: E731
+    assert names(run_all("mine.toml", progress=False)) == ["00_first.ipynb"]
+    assert names(run_all("mine.toml", only=["01"], progress=False)) == ["01_second.ipynb"]
+    first_only.write_text(first_only.read_text().replace('"00"', '"08"'))
+    with pytest.raises(BadInputError, match="There is no notebook '08'"):
+        run_all("mine.toml", progress=False)
 
 
 def test_other_profiles_leave_the_notebooks_alone(project):

@@ -109,6 +109,24 @@ def test_it_finds_the_planted_plane_and_keeps_the_best_start(channels):
     assert torch.equal(again.ends[0].Q, found.ends[0].Q)  # one start does not depend on the others
 
 
+def test_it_chooses_on_no_more_pairs_than_there_are():
+    """Of eight pictures two are kept for the choice: two ordered pairs."""
+    asked = []
+
+    class Counts:
+        z = torch.zeros(8, 4, 1, 1)
+
+        def __call__(self, basis, a, b):
+            return basis.Q[:1, :2].expand(len(a), 2)
+
+        def value(self, basis, a, b):
+            asked.append(len(a))
+            return 0.5, 0.5
+
+    fit_effect(Counts(), [random_basis(4, 2, 0)], n_steps=1, batch_size=2, progress=False)
+    assert asked == [2, 2]
+
+
 def test_bad_input_is_told():
     objective, codec = planted()
     with pytest.raises(BadInputError, match="one of each"):

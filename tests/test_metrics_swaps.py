@@ -235,6 +235,10 @@ def test_bench_judges_trivial_answers_alike(bench):
     assert shows_a["counterfactual_mse"] <= 0
     pictures = bench.codec.decode(bench.z_a)
     assert bench.score_pictures(pictures) == shows_a
+    before = bench.codec.n_decoded
+    assert bench.score_unchanged("a") == shows_a
+    assert bench.codec.n_decoded == before
+    assert bench.score_unchanged("b", n_pairs=70) == bench.score(lambda z_content, z_style: z_style, n_pairs=70)
 
 
 def test_bench_decodes_each_pair_once_for_each_basis(bench):

@@ -13,6 +13,7 @@ from sketchae import figures, load_vae
 from sketchae.basis import OrthogonalBasis
 from sketchae.errors import BadInputError
 from sketchae.metrics import pair_indices
+from sketchae.metrics.agreement import proxy_agreement
 from sketchae.metrics.proxies import (
     COMBINED,
     SIDES,
@@ -20,7 +21,6 @@ from sketchae.metrics.proxies import (
     colour_distance,
     colour_gaussians,
     edge_maps,
-    proxy_agreement,
 )
 from sketchae.scenes import counterfactual, render, split_scenes
 

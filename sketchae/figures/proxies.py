@@ -27,7 +27,7 @@ def proxy_scatter(
     Args:
         swap_scores: one a basis, in [-1, 1]; or one half of it, with `x_label` to say so.
         proxies: proxy -> one value a basis.
-        agreement: what `sketchae.metrics.proxies.proxy_agreement` found; ρ and its interval go into the title.
+        agreement: what `sketchae.metrics.agreement.proxy_agreement` found; ρ and its interval go into the title.
         groups: the kind of every basis ("random", "axis pair" …), a marker and a colour each; the first is grey.
         titles: proxy -> panel title, the proxy's own name unless given.
 

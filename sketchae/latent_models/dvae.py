@@ -22,7 +22,6 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,6 +111,8 @@ class DiscreteVAE(ModelMixin, ConfigMixin):
         Raises:
             BadInputError: fewer features than codes.
         """
+        from sklearn.cluster import MiniBatchKMeans
+
         features = torch.cat([self.encoder(batch).movedim(1, -1).flatten(0, 2) for batch in images]).numpy()
         if len(features) < len(self.codebook):
             raise BadInputError(f"{len(features)} features for {len(self.codebook)} codes: give more pictures.")

@@ -91,9 +91,10 @@ def gaussian_log_likelihood(
     return -0.5 * ((images - mean).square() * (-2 * log_sigma).exp() + 2 * log_sigma + _LOG_2PI).flatten(1).sum(1)
 
 
-def log_weights(model: LatentVariableModel, images: Tensor, eps: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """log w = log p(x | z) + log p(z) - log q(z | x) at z = μ + σ ⊙ ε; its mean over ε is the ELBO."""
-    mu, logvar = model.encode(images)
+def log_weights(
+    model: LatentVariableModel, images: Tensor, mu: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"], eps: Float[Tensor, "n d"]
+) -> Float[Tensor, " n"]:
+    """log w = log p(x | z) + log p(z) - log q(z | x) at z = μ + σ ⊙ ε, with μ, log σ² as the model encodes x; its mean over ε is the ELBO."""
     z = reparametrize(mu, logvar, eps)
     return model.log_likelihood(z, images) + 0.5 * (eps.square() + logvar - z.square()).sum(1)
 
@@ -108,8 +109,8 @@ def importance_weighted_bound(model: LatentVariableModel, images: Tensor, n_samp
     if n_samples < 1:
         raise BadInputError(f"A bound from {n_samples} samples: give at least 1.")
     rng = np.random.default_rng(seed)
-    like = model.encode(images)[0]
-    weights = [log_weights(model, images, normal_like(like, rng).to(like)) for _ in range(n_samples)]
+    mu, logvar = model.encode(images)
+    weights = [log_weights(model, images, mu, logvar, normal_like(mu, rng).to(mu)) for _ in range(n_samples)]
     return torch.stack(weights).logsumexp(0) - math.log(n_samples)
 
 

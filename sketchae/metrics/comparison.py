@@ -147,7 +147,7 @@ def compare_splits(
         seeds=seeds,
         median_seed=median_seed,
         pairs={f"channels {'-'.join(map(str, pair))}": bench.score(axis_pair_basis(pair, channels)) for pair in pairs},
-        trivial={"a unchanged": bench.score(lambda a, b: a), "b unchanged": bench.score(lambda a, b: b)},
+        trivial={f"{which} unchanged": bench.score_unchanged(which) for which in ("a", "b")},
         null=[bench.score(random_basis(channels, k, seed), n_pairs=n_null) for seed in range(profile.n_random_bases)],
         recipe_on_null_pairs=bench.score(bases[median_seed], n_pairs=n_null),
         ceiling=bench.ceiling,

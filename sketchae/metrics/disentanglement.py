@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.base import clone
-from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
-from sklearn.metrics import mutual_info_score
-from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from sketchae.errors import BadInputError
@@ -77,6 +73,8 @@ def mig(representation: Representation, factors: Factors, *, n_bins: int = N_BIN
         BadInputError: too few rows, fewer than two dimensions, values that are not finite, or a factor that takes one
             value only.
     """
+    from sklearn.metrics import mutual_info_score
+
     x, columns = _checked(representation, factors, "the rows")
     binned = [np.digitize(column, np.histogram(column, n_bins)[1][:-1]) for column in x.T]
     gaps = []
@@ -110,6 +108,9 @@ def dci(
         BadInputError: as `mig`, or fewer than two factors, another width or other factors in the test rows, an
             unknown model.
     """
+    from sklearn.base import clone
+    from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+
     models = {
         "boosting": GradientBoostingClassifier(random_state=SEED),
         "forest": RandomForestClassifier(random_state=SEED, max_features=None),
@@ -154,6 +155,8 @@ def sap(
 
     Raises BadInputError as `dci` does.
     """
+    from sklearn.svm import LinearSVC
+
     x, columns = _checked(representation_train, factors_train, "the training rows")
     x_test, columns_test = _checked_test(representation_test, factors_test, x, columns)
     gaps = []

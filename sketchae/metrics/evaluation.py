@@ -1,7 +1,7 @@
 """Judge many splits on the same pairs: decode, read, compare; what does not depend on the split is done once."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -151,36 +151,31 @@ class SwapBench(PairBench):
     @torch.inference_mode()
     def _prepare(self) -> None:
         """Everything that is the same for every split."""
-        readings: list[dict[str, dict[str, np.ndarray]]] = []
+        readings: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {"a": [], "b": []}
         columns: dict[str, list[Tensor]] = {}
         for rows in self._batches(self.n_pairs):
             truth = self._truth(rows)
-            recon_a = self._decode(self.z_a[rows])
-            readings.append(self._read(recon_a))
-            for key, pictures in (
-                ("a", recon_a),
-                ("b", self._decode(self.z_b[rows])),
-                ("codec", self._decode(self.codec.encode(truth))),
-            ):
+            recon = {"a": self._decode(self.z_a[rows]), "b": self._decode(self.z_b[rows])}
+            for key, pictures in recon.items():
+                readings[key].append(self._read(pictures))
+            for key, pictures in (*recon.items(), ("codec", self._decode(self.codec.encode(truth)))):
                 for distance in DISTANCES:
                     measured = distance_function(distance)(pictures, truth).cpu()
                     columns.setdefault(f"{distance}/{key}", []).append(measured)
         self._fixed = {key: torch.cat(parts) for key, parts in columns.items()}
-        self._recon_readings = _concatenate(readings)
+        self._recon_readings = {key: _concatenate(parts) for key, parts in readings.items()}
 
     @property
     def ceiling(self) -> dict[str, Any]:
         """What the judge reads from unswapped reconstructions, in the shape of `score`'s swap part."""
         scores = {
             judge: score_unswapped(read, self.factors_a, self.factors_b, self.kinds, n_boot=self.n_boot, name=self.name)
-            for judge, read in self._recon_readings.items()
+            for judge, read in self._recon_readings["a"].items()
         }
         return _flat(scores)
 
     def score(self, basis: edits.Split | SwapFunction, *, n_pairs: int | None = None) -> dict[str, Any]:
         """Score a basis, or a function (z_content, z_style) -> latents; optionally on the first `n_pairs` pairs only.
-
-        The trivial answers are functions too: `lambda z_content, z_style: z_content` shows a unchanged.
 
         Returns a dict of plain numbers: score, semantic, style, neither (each with `<key>_ci95`), n_pairs, per_factor,
         counterfactual_{mse,ssim,gradient} (each with `_ci95`), mse, ssim, gradient (mean distance to the true
@@ -189,6 +184,15 @@ class SwapBench(PairBench):
         swap = (lambda a, b: edits.swap(basis, a, b)) if isinstance(basis, edits.Split) else basis
         rows = self._batches(self._count(n_pairs))
         return self._score(self._decode(swap(self._z(self.z_a, part), self._z(self.z_b, part))) for part in rows)
+
+    def score_unchanged(self, which: Literal["a", "b"], *, n_pairs: int | None = None) -> dict[str, Any]:
+        """Score a trivial answer, a or b as the codec reconstructs it, like `score`; nothing is decoded again."""
+        n = self._count(n_pairs)
+        readings = {
+            judge: {factor: values[:n] for factor, values in read.items()}
+            for judge, read in self._recon_readings[which].items()
+        }
+        return self._summary(readings, {distance: self._fixed[f"{distance}/{which}"][:n] for distance in DISTANCES})
 
     def score_pictures(self, images: Float[Tensor, "pairs channels height width"]) -> dict[str, Any]:
         """Score pictures in [0, 1] made by any other method, one for each of the first len(images) pairs."""
@@ -206,18 +210,24 @@ class SwapBench(PairBench):
             for distance in DISTANCES:
                 columns[distance].append(distance_function(distance)(batch, truth).cpu())
             done += len(batch)
+        return self._summary(_concatenate(readings), {distance: torch.cat(parts) for distance, parts in columns.items()})
+
+    def _summary(
+        self, readings: Mapping[str, Mapping[str, np.ndarray]], reached: Mapping[str, Float[Tensor, " pairs"]]
+    ) -> dict[str, Any]:
+        """Scores of the first pairs from each judge's readings, and from the distances to the true counterfactuals."""
+        done = len(next(iter(reached.values())))
         a = {factor: values[:done] for factor, values in self.factors_a.items()}
         b = {factor: values[:done] for factor, values in self.factors_b.items()}
         result = _flat(
             {
                 judge: score_swaps(read, a, b, self.kinds, n_boot=self.n_boot, name=self.name)
-                for judge, read in _concatenate(readings).items()
+                for judge, read in readings.items()
             }
         )
         for distance in DISTANCES:
             fixed = (self._fixed[f"{distance}/{key}"][:done] for key in ("codec", "a", "b"))
-            reached = torch.cat(columns[distance])
-            score = counterfactual_from_distances(reached, *fixed, n_boot=self.n_boot, name=self.name)
+            score = counterfactual_from_distances(reached[distance], *fixed, n_boot=self.n_boot, name=self.name)
             result |= {f"counterfactual_{distance}": score.score, f"counterfactual_{distance}_ci95": list(score.ci95)}
             result |= {distance: score.swapped, f"{distance}_trivial": score.trivial, f"{distance}_codec": score.codec}
         return result

@@ -21,7 +21,7 @@ that cannot tell a from b unchanged (95 % interval of v_a − v_b not above 0; s
 
 The ends of the scale are not its limits: `clip_style` can pass 1, because r_b = clip_img_b − t_b points away from b's
 own content, so that a picture in b's style *without* b's content lies nearer to it than b itself. None of this sees
-whether the swap is a good picture, and a proxy is worth what `proxy_agreement` finds for it on scenes whose factors
+whether the swap is a good picture, and a proxy is worth what `sketchae.metrics.agreement` finds for it on scenes whose factors
 are known.
 """
 
@@ -30,7 +30,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import scipy.stats
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -38,7 +37,7 @@ from torch import Tensor
 
 from sketchae import edits
 from sketchae.errors import BadInputError
-from sketchae.metrics.bootstrap import generator, interval, resample_counts
+from sketchae.metrics.bootstrap import interval, resample_counts
 from sketchae.metrics.evaluation import Codec, PairBench, SwapFunction
 from sketchae.metrics.picture_measures import PerPair, Pictures, colour_distance, colour_gaussians, edge_maps
 
@@ -50,7 +49,6 @@ SIDES = {
     "edges": "content",
 }
 COMBINED = ("clip_caption", "edges", "clip_style", "colour")  # the projected variant would count CLIP's style twice
-MIN_BASES = 4
 
 Captions = Sequence[str] | Sequence[Sequence[str]]
 # One mean embedding a picture, or one for each of its captions.
@@ -294,57 +292,6 @@ class ProxyBench(PairBench):
         return torch.cat(
             [self.codec.encode(images[rows].to(self.device)).float() for rows in self._batches(self.n_pairs)]
         )
-
-
-def proxy_agreement(
-    swap_scores: Sequence[float | int] | np.ndarray,
-    proxies: Mapping[str, Sequence[float | int] | np.ndarray],
-    *,
-    n_boot: int = 1000,
-    name: str = "proxy_agreement",
-) -> dict[str, dict[str, Any]]:
-    """Spearman's rank correlation of every proxy with the swap score over bases.
-
-    A proxy of one side stands for that half of the swap score: bases that put more into the semantic block gain content
-    and lose style, so compare it with `semantic` or `style` too, not with the whole score only.
-
-    Returns proxy -> {"spearman": in [−1, 1], "ci95": 95 % percentile bootstrap over bases, "n": number of bases}. The
-    interval says what other bases would have given, on the same pairs.
-
-    Raises:
-        BadInputError: fewer than four bases, unequal lengths, a value that is not finite, or one value for all bases.
-    """
-    scores = _over_bases(swap_scores, "swap score")
-    n = len(scores)
-    rows = np.concatenate([np.arange(n)[None], generator(name).integers(n, size=(n_boot, n))])
-    result = {}
-    for proxy, values in proxies.items():
-        column = _over_bases(values, proxy)
-        if len(column) != n:
-            raise BadInputError(f"{proxy} has {len(column)} values for {n} swap scores: give one for each basis.")
-        correlations = _rank_correlations(scores[rows], column[rows])
-        result[proxy] = {"spearman": float(correlations[0]), "ci95": list(interval(correlations[1:])), "n": n}
-    return result
-
-
-def _over_bases(values: Any, what: str) -> Float[np.ndarray, " bases"]:
-    column = np.asarray(values, dtype=np.float64)
-    if column.ndim != 1 or len(column) < MIN_BASES or not np.isfinite(column).all():
-        raise BadInputError(
-            f"A rank correlation needs finite values of at least {MIN_BASES} bases; {what} does not have them."
-        )
-    if column.min() == column.max():
-        raise BadInputError(
-            f"{what} is the same for every basis, so nothing can agree with it: judge bases that differ."
-        )
-    return column
-
-
-def _rank_correlations(x: Float[np.ndarray, "rows n"], y: Float[np.ndarray, "rows n"]) -> Float[np.ndarray, " rows"]:
-    """Spearman's correlation row by row, ties by mean rank; NaN where a row (a resample) has one value only."""
-    x, y = (scipy.stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
 
 
 def _products(x: Tensor, y: Tensor) -> PerPair:

@@ -24,6 +24,7 @@ class Profile:
 
     name: str
     description: str = ""
+    notebooks: tuple[str, ...] = ()  # that a run over all executes, by number; all of them if empty
     # pictures and captions
     source: str  # "scenes", "hub" (the schema of romrawinjp/mscoco) or "folder" (with metadata.jsonl)
     dataset: str | None = None  # hub id or folder; None for scenes
@@ -210,7 +211,7 @@ def _typed(name: str, field: str, value: object) -> object:
     if str in allowed and isinstance(value, os.PathLike):
         return os.fspath(value)
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        if all(type(item) is int for item in value):
+        if all(type(item) is typing.get_args(kind)[0] for item in value):
             return tuple(value)
     elif any(isinstance(option, type) and type(value) is option for option in allowed):
         return value

@@ -1,18 +1,22 @@
 """Scenes as a Hugging Face dataset: pictures, labels, captions and segmentation maps, drawn once and cached."""
 
 from collections.abc import Iterator
-
-import datasets
+from typing import TYPE_CHECKING
 
 from sketchae.scenes.captions import captions
 from sketchae.scenes.factors import FACTORS, SCENES_VERSION, SPLITS, sample_scenes, split_scenes
 from sketchae.scenes.render import render, to_uint8
 
+if TYPE_CHECKING:
+    import datasets  # slow to import: only where a dataset is made
+
 _BATCH = 64
 
 
-def scenes_features() -> datasets.Features:
+def scenes_features() -> "datasets.Features":
     """`image`, `segmentation` (values as in `render.REGIONS`), three kinds of captions, one `ClassLabel` a factor, `index`."""
+    import datasets
+
     text = datasets.List(datasets.Value("string"))
     return datasets.Features(
         {
@@ -29,7 +33,7 @@ def scenes_features() -> datasets.Features:
 
 def scenes_dataset(
     split: str, n: int, seed: int = 0, dependence: float | int = 0.0, n_captions: int = 5, cache_dir: str | None = None
-) -> datasets.Dataset:
+) -> "datasets.Dataset":
     """The first `n` scenes of a split; `captions` are of the content only.
 
     Drawn with a progress bar the first time, read from the datasets cache afterwards; another `SCENES_VERSION` is
@@ -38,6 +42,8 @@ def scenes_dataset(
     Raises:
         BadInputError: for an unknown split, or more scenes than it has.
     """
+    import datasets
+
     split_scenes(split, 0, seed, dependence)  # raises early, with a sentence
     if n > len(SPLITS[split]):
         split_scenes(split, n, seed, dependence)

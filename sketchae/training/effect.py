@@ -140,8 +140,8 @@ def fit_effect(
 ) -> EffectSplit:
     """Gradient ascent (Adam, cosine decay) on J from every start, and the best end by J on `n_choice` pairs that no step sees.
 
-    The last quarter of the pictures is kept for the choice. Draws depend on `name` and the start's number only. `lr` is for the four angles of
-    Gr(2, 4), in radians a step; where A has more entries each takes a smaller step, so that the plane's is as long.
+    The last quarter of the pictures is kept for the choice (fewer pairs where it has no more). Draws depend on `name` and the start's number
+    only. `lr` is for the four angles of Gr(2, 4), in radians a step; where A has more entries each takes a smaller step, so that the plane's is as long.
 
     Raises:
         BadInputError: no start.
@@ -151,6 +151,7 @@ def fit_effect(
     n = len(objective.z)
     n_train = n - max(2, n // 4)
     kept = torch.arange(n_train, n)
+    n_choice = min(n_choice, len(kept) * (len(kept) - 1))  # there are no more pairs than that
     rows = kept[torch.from_numpy(generator(f"{name}/choice").integers(len(kept), size=n_choice))]
     shift = torch.from_numpy(generator(f"{name}/shift").integers(1, len(kept), size=n_choice))
     others = kept[(rows - n_train + shift) % len(kept)]
