@@ -22,10 +22,14 @@ PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13 python3.14 p
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 endif
 
-# Nothing of the caller's own environment may leak into ours.
+# Nothing of the caller's own environment may leak into ours; nor may it keep Python from caching what it compiles.
 unexport PYTHONPATH
 unexport PYTHONHOME
 unexport VIRTUAL_ENV
+unexport PYTHONDONTWRITEBYTECODE
+
+# The files of tests that run whole notebooks (tests marked `notebooks`).
+NOTEBOOK_TESTS := tests/test_notebooks_chain.py tests/test_notebooks.py tests/test_coco_profile.py
 
 .PHONY: setup paper test sweeps lab bench clean
 .DEFAULT_GOAL := setup
@@ -53,7 +57,7 @@ endif
 test: setup
 	@status=0; export SKETCHAE_CHECK_TREE=1 OMP_NUM_THREADS=1; \
 	$(PY) -m pytest -n 2 --dist loadfile -m "not notebooks" || status=1; \
-	$(PY) -m pytest -n 2 --dist loadfile -m notebooks || status=1; \
+	$(PY) -m pytest -n 2 --dist loadfile -m notebooks $(NOTEBOOK_TESTS) || status=1; \
 	exit $$status
 
 # The stored sweeps that 05 and 06 read (hours): made again only where they are missing or were made for other backbones.

@@ -164,7 +164,7 @@ record.figure(figures.matrix_heatmap(maps, limit=1.0), "covariance", alt=alt)
 
 # %%
 shown = (sketch_evidence.AUGMENTATION, sketch_evidence.SKETCH)
-read = {label: sketch_evidence.read_blocks(*splits[label], profile) for label in shown}
+read = sketch_evidence.read_blocks({label: splits[label] for label in shown}, profile)
 alt = "How well each factor can be read from each block, of the stock VAE's best split and of the sketch autoencoder."
 display(record.figure(figures.leakage_heatmap(read), "leakage", alt=alt))
 

@@ -122,15 +122,23 @@ def block_statistics(vae: LatentCodec, split: edits.Split, images: Float[Tensor,
     return channel_statistics(torch.cat(split.to_semantic_style(vae.encode(part)), 1).cpu() for part in parts)
 
 
-def read_blocks(vae: LatentCodec, split: edits.Split, profile: Profile) -> LeakageMatrix:
-    """What a linear probe reads from each block: trained on scenes of the split "train", tested on as many of "test"."""
+def read_blocks(splits: Mapping[str, tuple[LatentCodec, edits.Split]], profile: Profile) -> dict[str, LeakageMatrix]:
+    """What a linear probe reads from each block of each split: trained on scenes of the split "train", tested on as many of "test"."""
     n = 4 * profile.n_sketch_pairs
-    data = []
-    for name, seed in (("train", 0), ("test", profile.test_seed)):
-        scenes = split_scenes(name, n, seed=seed)
-        parts = (vae.encode(render(scenes[i : i + 64]).images.to(vae.device)).cpu() for i in range(0, n, 64))
-        data += [torch.cat([*parts]), scenes.factors]
-    return leakage(split, *data)
+    latents: dict[str, list[Tensor]] = {name: [] for name in splits}
+    factors = []
+    for part, seed in (("train", 0), ("test", profile.test_seed)):
+        scenes = split_scenes(part, n, seed=seed)
+        factors.append(scenes.factors)
+        for i in range(0, n, 64):
+            images = render(scenes[i : i + 64]).images
+            for name, (vae, _) in splits.items():
+                latents[name].append(vae.encode(images.to(vae.device)).cpu())
+    found = {}
+    for name, (_, split) in splits.items():
+        train, test = torch.cat(latents[name]).split(n)
+        found[name] = leakage(split, train, factors[0], test, factors[1])
+    return found
 
 
 def values(scores: evidence.Scores, ceilings: Mapping[str, Any], statistics: Mapping[str, ChannelStatistics]) -> dict[str, Any]:

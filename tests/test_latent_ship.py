@@ -10,14 +10,27 @@ import pytest
 import torch
 from interruption import interrupted_at
 from safetensors import safe_open
+from tiny import mnist_folder
 
 from sketchae.backbone_training import provenance as provenance_module
 from sketchae.backbone_training.loop import LoopConfig
 from sketchae.backbone_training.pool import ImagePool
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.latent_models import ship
-from sketchae.latent_models.ship import Recipe, Workshop, install_model, open_model, provenance, shipped, train_model
+from sketchae.latent_models.digits import load_digits_of
+from sketchae.latent_models.ship import (
+    DIGITS_MODELS,
+    Recipe,
+    Workshop,
+    install_model,
+    open_model,
+    provenance,
+    shipped,
+    train_model,
+    train_on_digits,
+)
 from sketchae.latent_models.vqvae import VQVAE, train_vqvae
+from sketchae.profiles import load_profile
 from sketchae.scenes.judges import ASSETS
 
 SMALL = dict(codebook_size=16, code_dim=4, widths=(8, 8), n_blocks=(0, 1), patch=8)
@@ -204,3 +217,21 @@ def test_an_embedded_model_says_how_it_was_trained(folder):
     assert log[0]["step"] == 0 and about["last_losses"]["step"] >= log[-1]["step"]
     assert all(math.isfinite(value) for row in [*log, about["last_losses"]] for value in row.values())
     assert about["n_parameters"] == sum(p.numel() for p in open_model(folder.name).parameters())
+
+
+def test_a_profile_may_name_other_digits(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("SKETCHAE_ROOT", str(tmp_path / "root"))
+    mnist = mnist_folder(tmp_path / "mnist", ([3, 0, 9, 1], [7, 1]))
+    profile = load_profile("scenes", digits=mnist, n_latent_steps=2)
+    assert not str(profile.results_dir).startswith(str(tmp_path / "root" / "results"))  # not what git tracks
+    digits = load_digits_of(profile)
+    folder = train_on_digits(profile, digits)
+    assert sorted(path.name for path in folder.glob("digits_*")) == sorted(DIGITS_MODELS)
+    assert open_model("digits_2", folder).config.size_px == digits.size_px == 28
+    assert provenance("digits_2", folder)["trained_on"] == str(mnist)
+    other = mnist_folder(tmp_path / "other", ([3, 0], [7, 1]))
+    assert train_on_digits(load_profile("scenes", digits=other, n_latent_steps=2), digits) != folder
+    assert load_digits_of(load_profile("scenes")).size_px == 8

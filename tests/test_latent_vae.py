@@ -1,17 +1,14 @@
 """The VAE: its bound, its two gradients, digits, Scenes."""
 
-import io
 import json
 import math
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from interruption import interrupted_at
-from PIL import Image
 from scipy.stats import norm
+from tiny import mnist_folder
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 from torch.distributions import kl_divergence as torch_kl
 
@@ -310,22 +307,6 @@ def test_samples_are_decoded_from_the_prior_and_do_not_depend_on_their_number(tr
     stand_in.decode = lambda z: (seen.append(z), torch.zeros(len(z), 1, 8, 8))[1]
     vae_models.sample(stand_in, 4000)
     assert torch.allclose(torch.cov(seen[0].T), torch.eye(2), atol=0.08)
-
-
-def mnist_folder(folder, labels, split_names=("train", "test"), label="label"):
-    """A folder in the form of the hub's MNIST: parquet, pictures as PNG."""
-    features = {"image": {"_type": "Image"}, label: {"dtype": "int64", "_type": "Value"}}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), (label, pa.int64())], metadata=metadata)
-    (folder / "data").mkdir(parents=True)
-    for split, values in zip(split_names, labels, strict=True):
-        rows = []
-        for value in values:
-            buffer = io.BytesIO()
-            Image.fromarray(np.full((28, 28), 25 * value, dtype=np.uint8)).save(buffer, "PNG")
-            rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, label: value})
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "data" / f"{split}-00000-of-00001.parquet")
-    return folder
 
 
 @pytest.fixture

@@ -55,6 +55,12 @@ def test_ruff_is_content():
     assert done.returncode == 0, done.stdout
 
 
+def test_make_test_names_every_file_that_runs_whole_notebooks():
+    (named,) = re.findall(r"^NOTEBOOK_TESTS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    marked = [path for path in (ROOT / "tests").glob("test_*.py") if "@pytest.mark." + "notebooks" in path.read_text()]
+    assert sorted(named.split()) == sorted(path.relative_to(ROOT).as_posix() for path in marked)
+
+
 def test_there_are_notebooks():
     assert NOTEBOOKS
 

@@ -73,7 +73,7 @@ def test_reconstruction_is_measured_with_an_interval(scenes):
 def test_blocks_are_read_on_scenes_that_the_probe_has_not_seen(monkeypatch, tmp_path):
     monkeypatch.setenv("SKETCHAE_ROOT", str(tmp_path))
     profile = load_profile("smoke", n_sketch_pairs=6)
-    read = sketch_evidence.read_blocks(load_vae(), random_basis(4, 2, 0), profile)
+    read = sketch_evidence.read_blocks({"random": (load_vae(), random_basis(4, 2, 0))}, profile)["random"]
     assert read.n_train == read.n_test == 24 and read.score.shape[1] == 4
 
 

@@ -1,7 +1,7 @@
 """Tiny real checkpoints and a tiny dataset, made on the fly: the libraries' own classes, files and configuration keys.
 
 `paper_vae`, `paper_clip` and `coco_dataset` have the file names and keys of madebyollin/taesdxl,
-laion/CLIP-ViT-B-32-laion2B-s34B-b79K and romrawinjp/mscoco, at a small width.
+laion/CLIP-ViT-B-32-laion2B-s34B-b79K and romrawinjp/mscoco, at a small width; `mnist_folder` has those of ylecun/mnist.
 """
 
 import io
@@ -325,3 +325,19 @@ def _byte_pair_tokenizer() -> Tokenizer:
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+
+
+def mnist_folder(folder, labels, split_names=("train", "test"), label="label"):
+    """A folder in the form of the hub's MNIST: parquet, pictures as PNG."""
+    features = {"image": {"_type": "Image"}, label: {"dtype": "int64", "_type": "Value"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), (label, pa.int64())], metadata=metadata)
+    (folder / "data").mkdir(parents=True)
+    for split, values in zip(split_names, labels, strict=True):
+        rows = []
+        for value in values:
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((28, 28), 25 * value, dtype=np.uint8)).save(buffer, "PNG")
+            rows.append({"image": {"bytes": buffer.getvalue(), "path": None}, label: value})
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder

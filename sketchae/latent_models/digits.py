@@ -19,18 +19,20 @@ from torch import Tensor
 from sketchae.errors import BadInputError
 from sketchae.hub import hub_error
 from sketchae.metrics.bootstrap import generator
+from sketchae.profiles import Profile
 
 N_TEST = 360  # of scikit-learn's 1,797
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Pictures in [0, 1] with ink near 1, and which digit (0 to 9) they show."""
+    """Pictures in [0, 1] with ink near 1, and which digit (0 to 9) they show; `source` says where they are from."""
 
     train_images: Float[Tensor, "n_train 1 size size"]
     train_labels: Int[Tensor, " n_train"]
     test_images: Float[Tensor, "n_test 1 size size"]
     test_labels: Int[Tensor, " n_test"]
+    source: str = ""
 
     @property
     def size_px(self) -> int:
@@ -48,7 +50,13 @@ def load_digits_split() -> Digits:
     labels = torch.from_numpy(found.target).long()
     seed = int(generator("sketchae.latent_models.digits").integers(2**32))
     train, test = train_test_split(np.arange(len(labels)), test_size=N_TEST, random_state=seed, stratify=found.target)
-    return Digits(images[train], labels[train], images[test], labels[test])
+    about = "scikit-learn's handwritten digits, the training part of `load_digits_split`"
+    return Digits(images[train], labels[train], images[test], labels[test], about)
+
+
+def load_digits_of(profile: Profile) -> Digits:
+    """The digits that a profile names: scikit-learn's, or a dataset in the form of MNIST. Raises as `load_mnist`."""
+    return load_mnist(profile.digits, revision=profile.digits_revision) if profile.digits else load_digits_split()
 
 
 def load_mnist(dataset_id: str | os.PathLike = "ylecun/mnist", *, revision: str | None) -> Digits:
@@ -79,7 +87,7 @@ def load_mnist(dataset_id: str | os.PathLike = "ylecun/mnist", *, revision: str 
         if pixels.shape[1] != pixels.shape[2]:
             raise BadInputError(f"{dataset_id} has pictures of {pixels.shape[2]} x {pixels.shape[1]} pixels: they must be square.")
         parts += [torch.from_numpy(pixels).float()[:, None] / 255, torch.tensor(found[split]["label"][:])]
-    return Digits(*parts)
+    return Digits(*parts, source=dataset_id if is_folder else f"{dataset_id}, commit {revision}")
 
 
 def binarize(images: Float[Tensor, "n 1 h w"], rng: np.random.Generator) -> Float[Tensor, "n 1 h w"]:

@@ -1,5 +1,6 @@
 """Train the latent models that ship, and put them where the package finds them (`python -m sketchae.latent_models`)."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,7 +17,7 @@ from sketchae.diffusion.conditioning import scene_prompts
 from sketchae.diffusion.training import open_pool
 from sketchae.errors import BadInputError, MissingFileError
 from sketchae.latent_models.autoencoder import LOSSES, Autoencoder, train_autoencoder
-from sketchae.latent_models.digits import load_digits_split
+from sketchae.latent_models.digits import Digits, load_digits_split
 from sketchae.latent_models.dvae import DiscreteVAE, train_dvae
 from sketchae.latent_models.glo import GLO, train_glo
 from sketchae.latent_models.networks import n_parameters
@@ -36,6 +37,7 @@ class Workshop:
         n_scenes: how many of the pool's scenes to use; 0 where the model learns from none.
         training: a folder for checkpoints. finished: where finished models lie. pools: where drawn scenes lie.
         config: of the loop.
+        digits: other digits than scikit-learn's.
     """
 
     n_scenes: int
@@ -43,6 +45,7 @@ class Workshop:
     config: LoopConfig
     finished: Path
     pools: Path
+    digits: Digits | None = None
 
     @cached_property
     def pool(self) -> ImagePool:
@@ -78,11 +81,13 @@ def _train_prior(w: Workshop) -> tuple[nn.Module, dict]:
 
 
 def _train_digits(latent_dim: int, beta: float, w: Workshop) -> tuple[nn.Module, dict]:
-    model, record = train_digits_vae(load_digits_split(), w.training, w.config, latent_dim=latent_dim, beta=beta)
-    return model, {**record, "trained_on": "scikit-learn's handwritten digits, the training part of `load_digits_split`"}
+    digits = w.digits or load_digits_split()
+    model, record = train_digits_vae(digits, w.training, w.config, latent_dim=latent_dim, beta=beta)
+    return model, {**record, "trained_on": digits.source}
 
 
 DIGITS = (("2", 2, 1.0), ("5", 5, 1.0), ("10", 10, 1.0), ("20", 20, 1.0), ("10_beta0.25", 10, 0.25), ("10_beta2", 10, 2.0), ("10_beta4", 10, 4.0))
+DIGITS_MODELS = [f"digits_{name}" for name, _, _ in DIGITS]
 NARROW = (16, 32, 64, 128)
 PAIRED_LOOP = LoopConfig(n_steps=800, lr=2e-3, n_warmup=50, ema_decay=0.995)
 
@@ -148,12 +153,15 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def train_model(name: str, folder: Path, *, n_steps: int | None = None, n_scenes: int | None = None, pool: Path | None = None) -> Path:
+def train_model(
+    name: str, folder: Path, *, n_steps: int | None = None, n_scenes: int | None = None, pool: Path | None = None, digits: Digits | None = None
+) -> Path:
     """Train one model of `RECIPES` into `folder`/`name`; interrupted it resumes, finished it is kept.
 
     Args:
         n_steps, n_scenes: other than the recipe's, for a trial.
         pool: the folder of drawn scenes, by default that of the backbones.
+        digits: for the models of digits, others than scikit-learn's.
 
     Raises:
         BadInputError: an unknown name.
@@ -166,7 +174,7 @@ def train_model(name: str, folder: Path, *, n_steps: int | None = None, n_scenes
     config = replace(recipe.config, n_steps=n_steps or recipe.config.n_steps)
     pools = pool or find_root() / "build" / "backbones" / "pool"
     n = min(n_scenes or recipe.n_scenes, recipe.n_scenes)
-    model, record = recipe.train(Workshop(n, Path(folder) / "training" / name, config, Path(folder), pools))
+    model, record = recipe.train(Workshop(n, Path(folder) / "training" / name, config, Path(folder), pools, digits))
     model.save_pretrained(out)  # type: ignore[operator]  # every model here is one of diffusers' or transformers'
     about = {
         "model": name,
@@ -201,6 +209,15 @@ def train_for(names: Sequence[str], profile: Profile) -> Path:
     pool = folder / "pool" if profile.n_latent_scenes else None
     for name in names:
         train_model(name, folder, n_steps=profile.n_latent_steps, n_scenes=profile.n_latent_scenes, pool=pool)
+    return folder
+
+
+def train_on_digits(profile: Profile, digits: Digits) -> Path:
+    """Train the VAEs of digits on those that a profile names (`load_digits_of`), into a folder of their own, which is returned."""
+    origin = hashlib.sha256(f"{profile.digits}@{profile.digits_revision}".encode()).hexdigest()[:8]
+    folder = profile.work_dir / "latent_models" / f"digits-{origin}"
+    for name in DIGITS_MODELS:
+        train_model(name, folder, n_steps=profile.n_latent_steps, digits=digits)
     return folder
 
 

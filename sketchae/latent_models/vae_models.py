@@ -86,6 +86,7 @@ def train_digits_vae(
     """Maximise the ELBO on digits that are binarised anew at every step; resumes from `out_dir`. The loss is -ELBO a pixel."""
     torch.manual_seed(config.seed)
     model = DigitsVAE(latent_dim, hidden, digits.size_px, n_layers)
+    batch_size = min(batch_size, len(digits.train_images))
 
     def step_loss(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([config.seed, step])

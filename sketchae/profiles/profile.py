@@ -72,6 +72,8 @@ class Profile:
     # how latents come to be (07)
     n_latent_steps: int | None = None  # train every latent model for so many steps; None: take the shipped ones
     n_latent_scenes: int | None = None  # that they then learn from; None: as many as the shipped ones
+    digits: str | None = None  # hub id or folder in the form of MNIST, on which the digits' VAEs are then trained; None: the shipped ones
+    digits_revision: str | None = None  # its commit on the hub
     n_latent_pictures: int = 24  # test scenes that are reconstructed, edited and painted
     n_glo_steps: int = 10  # by which GLO fits a new picture
     n_prior_prompts: int = 4

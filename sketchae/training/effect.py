@@ -141,7 +141,8 @@ def fit_effect(
     """Gradient ascent (Adam, cosine decay) on J from every start, and the best end by J on `n_choice` pairs that no step sees.
 
     The last quarter of the pictures is kept for the choice (fewer pairs where it has no more). Draws depend on `name` and the start's number
-    only. `lr` is for the four angles of Gr(2, 4), in radians a step; where A has more entries each takes a smaller step, so that the plane's is as long.
+    only. `lr` is for the four angles of Gr(2, 4), in radians a step; where A has more entries each takes a smaller step, so that the
+    plane's is as long.
 
     Raises:
         BadInputError: no start.
