@@ -46,8 +46,7 @@ from sketchae import figures, load_profile
 from sketchae.latent_models import attributes, bench, glo_fitting, paired, paired_swap, vae, vae_models
 from sketchae.latent_models.autoencoder import LOSSES
 from sketchae.latent_models.digits import binarize, load_digits_of
-from sketchae.latent_models.ship import DIGITS as DIGITS_VAES
-from sketchae.latent_models.ship import DIGITS_MODELS, open_model, train_for, train_on_digits
+from sketchae.latent_models.ship import DIGITS_MODELS, DIGITS_VAES, open_model, train_for, train_on_digits
 from sketchae.metrics.bootstrap import bootstrap_ci
 from sketchae.metrics.distances import psnr
 from sketchae.record import Recorder
