@@ -46,7 +46,7 @@ from sketchae import figures, load_profile
 from sketchae.latent_models import attributes, bench, glo_fitting, paired, paired_swap, vae, vae_models
 from sketchae.latent_models.autoencoder import LOSSES
 from sketchae.latent_models.digits import binarize, load_digits_of
-from sketchae.latent_models.ship import DIGITS_MODELS, DIGITS_VAES, open_model, train_for, train_on_digits
+from sketchae.latent_models.ship import DIGIT_VAES, DIGITS_MODELS, open_model, train_for, train_on_digits
 from sketchae.metrics.bootstrap import bootstrap_ci
 from sketchae.metrics.distances import psnr
 from sketchae.record import Recorder
@@ -221,7 +221,7 @@ record.figure(figures.image_grid(list(grid.values()), row_labels=list(grid)), "p
 # `DIGITS = "ylecun/mnist"` with the dataset's commit as `DIGITS_REVISION` trains them on MNIST, 28×28, instead.
 
 # %%
-dims = [name for name, _, beta in DIGITS_VAES if beta == 1]
+dims = [name for name, _, beta in DIGIT_VAES if beta == 1]
 sheets = {"the digits": digits.test_images[:100], "manifold of 2-D": vae_models.manifold(models["digits_2"], 10)}
 alt = "Handwritten digits, and the learned manifold of a VAE with two latent dimensions."
 display(record.figure(figures.contact_sheets(sheets, 10, width_in=5), "manifold", alt=alt))
@@ -237,7 +237,7 @@ record.figure(figures.contact_sheets(sheets, 10), "digits", alt=alt)
 # %%
 ink = binarize(digits.test_images[:360], np.random.default_rng(0))
 bounds = {}
-for name, dim, beta in DIGITS_VAES:
+for name, dim, beta in DIGIT_VAES:
     model = models[f"digits_{name}"]
     values = {k: float(vae.importance_weighted_bound(model, ink, k).mean()) for k in (1, 10, 100, 1000)}
     with torch.no_grad():

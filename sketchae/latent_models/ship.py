@@ -86,8 +86,8 @@ def _train_digits(latent_dim: int, beta: float, w: Workshop) -> tuple[nn.Module,
     return model, {**record, "trained_on": digits.source}
 
 
-DIGITS_VAES = (("2", 2, 1.0), ("5", 5, 1.0), ("10", 10, 1.0), ("20", 20, 1.0), ("10_beta0.25", 10, 0.25), ("10_beta2", 10, 2.0), ("10_beta4", 10, 4.0))
-DIGITS_MODELS = [f"digits_{name}" for name, _, _ in DIGITS_VAES]
+DIGIT_VAES = (("2", 2, 1.0), ("5", 5, 1.0), ("10", 10, 1.0), ("20", 20, 1.0), ("10_beta0.25", 10, 0.25), ("10_beta2", 10, 2.0), ("10_beta4", 10, 4.0))
+DIGITS_MODELS = [f"digits_{name}" for name, _, _ in DIGIT_VAES]
 NARROW = (16, 32, 64, 128)
 PAIRED_LOOP = LoopConfig(n_steps=800, lr=2e-3, n_warmup=50, ema_decay=0.995)
 
@@ -148,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
         f"digits_{name}": Recipe(
             partial(_train_digits, dim, beta), LoopConfig(n_steps=3000, lr=2e-3, n_warmup=50, ema_decay=0.99), 0, f"VAE, {dim} numbers, β = {beta:g}"
         )
-        for name, dim, beta in DIGITS_VAES
+        for name, dim, beta in DIGIT_VAES
     },
 }
 
