@@ -118,11 +118,10 @@ def open_shard(path: Path) -> ShardArrays:
         OSError, pyarrow.ArrowInvalid: the file is missing or damaged.
     """
     batch = pa.ipc.open_stream(pa.memory_map(str(path))).read_next_batch()
-    z, clip_txt = batch.column("z"), batch.column("clip_txt").storage
-    clip_img = batch.column("clip_img")
+    z, clip_txt, clip_img = _plain(batch.column("z")), _plain(batch.column("clip_txt")), batch.column("clip_img")
     embed_dim = clip_img.type.list_size
     return ShardArrays(
-        z=_leaves(z.storage).reshape(len(batch), *z.type.shape),
+        z=_leaves(z).reshape(len(batch), *_row_shape(z)),
         clip_img=_leaves(clip_img).reshape(len(batch), embed_dim),
         clip_txt=_leaves(clip_txt).reshape(-1, embed_dim),
         starts=clip_txt.offsets.to_numpy().astype(np.int64),
@@ -175,6 +174,17 @@ def _nested(array: np.ndarray) -> pa.Array:
         offsets = np.arange(n_lists + 1, dtype=np.int32) * np.int32(array.shape[axis])
         out = pa.ListArray.from_arrays(pa.array(offsets), out)
     return out
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Lists of lists: `datasets` declares them as arrays of fixed shape, which Arrow knows only where it has been imported."""
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _row_shape(column: pa.ListArray) -> tuple[int, ...]:
+    """The shape that every row of nested lists has; there is at least one row."""
+    values = column.values
+    return (len(values) // len(column), *(_row_shape(values) if isinstance(values, pa.ListArray) else ()))
 
 
 def _leaves(column: pa.Array) -> np.ndarray:

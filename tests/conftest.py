@@ -9,7 +9,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook("sketchae", "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes depends on what else runs
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,6 +39,19 @@ def test_rows_are_those_of_the_source(table):
     assert table.captions(-1) == FakeSource().entry("train", 59).captions[:3]
     assert table.configuration["vae"]["id"] == "fake-codec"
     assert repr(table) == "LatentsTable(train: 59 x (4, 2, 2), embed_dim=6)"
+
+
+def test_they_are_read_without_the_datasets_library(folder, table):
+    """It is slow to import, and it is what makes Arrow know the type of `z`."""
+    script = f"""if True:
+        import sys
+        from sketchae.latents import open_latents
+        table = open_latents({str(folder)!r}, "train")
+        assert "datasets" not in sys.modules
+        print(table.latent_shape, float(table.gather([17])[0].sum()), len(table.clip_txt))
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == f"{table.latent_shape} {float(table.gather([17])[0].sum())} {len(table.clip_txt)}", done.stderr
 
 
 def test_gather_takes_tensors_lists_and_nothing(table):
