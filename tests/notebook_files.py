@@ -14,7 +14,7 @@ from sketchae.run_all import REUSED_MEMORY, TEXT_PROGRESS, find_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "build" / "tests"
-FIRST_ALONE = "06"  # notebooks before it form a chain, each reading what those before it wrote; the others need none
+LAST_OF_CHAIN, FIRST_ALONE = "05", "06"  # up to the one, notebooks form a chain, each reading what those before it wrote; the others need none
 SANITIZE = Path(__file__).with_name("nbval_sanitize.cfg")
 KERNELSPEC = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
@@ -68,12 +68,11 @@ def fresh_copy(name: str) -> Path:
     return root
 
 
-def hold_to_outputs(name: str, belongs: Callable[[str], bool]) -> None:
-    """Run those committed notebooks whose file name `belongs` under nbval, in a root of their own."""
-    root = fresh_copy(name)
+def hold_to_outputs(root: Path, belongs: Callable[[str], bool]) -> None:
+    """Run those notebooks of `root` (a `fresh_copy`) whose file name `belongs` under nbval."""
     notebooks = [path for path in find_notebooks(root / "notebooks") if belongs(path.name)]
     assert notebooks
     done = run_nbval(root / "notebooks", root, *notebooks)
-    (root / "nbval.txt").write_text(done.stdout, encoding="utf-8")
+    (root / f"nbval-{notebooks[0].stem}.txt").write_text(done.stdout, encoding="utf-8")
     print(done.stdout[-2000:])
     assert done.returncode == 0, done.stdout[-12000:]

@@ -111,9 +111,9 @@ def test_on_a_cpu_a_batch_goes_through_in_pieces_that_change_nothing(folders, mo
     z = vae.encode(images)
     whole = vae.decode(z)
     seen = []
-    for half, network in (("encode", vae.vae.encode), ("decode", vae.vae.decode)):
-        note = lambda batch, network=network: (seen.append(len(batch)), network(batch))[1]  # noqa: E731
-        monkeypatch.setattr(vae.vae, half, note)
+    for network, half, call in ((vae.vae, "encode", vae.vae.encode), (vae._decoding, "decode", vae._decoding.decode)):
+        note = lambda batch, call=call: (seen.append(len(batch)), call(batch))[1]  # noqa: E731
+        monkeypatch.setattr(network, half, note)
     monkeypatch.setattr("sketchae.backbones.vae.PIXELS_PER_CALL", 4 * 32**2)
     torch.testing.assert_close(vae.encode(images), z, atol=1e-5, rtol=0)
     torch.testing.assert_close(vae.decode(z), whole, atol=1e-5, rtol=0)

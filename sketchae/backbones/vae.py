@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sketchae.backbones.identity import backbone_id, pick_device
+from sketchae.backbones.upsampling import fused_upsampling
 from sketchae.errors import BadInputError
 
 LATENT_CLIP = 3.0  # the paper's bound, in units of the scaled latents
@@ -132,6 +133,8 @@ class DiffusersVAE(_Codec):
         # nn.Module's own `to`: diffusers' warns about float32 modules even where a model has none.
         nn.Module.to(vae, self.device, self.dtype, memory_format=torch.channels_last)
         self.vae = vae.requires_grad_(False).eval()
+        on_cpu = self.device.type == "cpu" and isinstance(vae, AutoencoderTiny)
+        self._decoding = fused_upsampling(vae) if on_cpu else vae
 
     def scale(self, z_raw: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """z = (z_raw - shift_factor) * scaling_factor: from the VAE's own latents to about unit variance."""
@@ -171,7 +174,7 @@ class DiffusersVAE(_Codec):
         self._check_latents(z)
         z_raw = self.unscale(z.to(self.device)).to(self.dtype, memory_format=torch.channels_last)
         n_pixels = z.shape[-2] * z.shape[-1] * self.downsampling**2
-        decoded = _in_pieces(lambda piece: self.vae.decode(piece).sample, z_raw, n_pixels)
+        decoded = _in_pieces(lambda piece: self._decoding.decode(piece).sample, z_raw, n_pixels)
         return ((decoded.float() + 1) / 2).clamp(0, 1).contiguous()
 
 
