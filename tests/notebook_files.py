@@ -14,7 +14,8 @@ from sketchae.run_all import REUSED_MEMORY, TEXT_PROGRESS, find_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIES = ROOT / "build" / "tests"
-LAST_OF_CHAIN, FIRST_ALONE = "05", "06"  # up to the one, notebooks form a chain, each reading what those before it wrote; the others need none
+# 01 to 05 form a chain, each reading what those before it wrote; the others need none.
+FIRST_OF_CHAIN, LAST_OF_CHAIN, FIRST_AFTER = "01", "05", "06"
 SANITIZE = Path(__file__).with_name("nbval_sanitize.cfg")
 KERNELSPEC = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 

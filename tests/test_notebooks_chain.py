@@ -1,7 +1,7 @@
 """The committed notebooks that read each other's results, held to their stored outputs by nbval; and proof that it notices."""
 
 import pytest
-from notebook_files import COPIES, FIRST_ALONE, LAST_OF_CHAIN, fresh_copy, hold_to_outputs, run_nbval
+from notebook_files import COPIES, FIRST_AFTER, FIRST_OF_CHAIN, LAST_OF_CHAIN, fresh_copy, hold_to_outputs, run_nbval
 
 from sketchae.executed import read_notebook, write_notebook
 
@@ -11,7 +11,7 @@ CHAIN = COPIES / "nbval"
 @pytest.mark.notebooks
 @pytest.mark.timeout(3600)
 def test_the_outputs_of_the_chain_are_what_the_code_prints():
-    hold_to_outputs(fresh_copy(CHAIN.name), lambda name: name < LAST_OF_CHAIN)
+    hold_to_outputs(fresh_copy(CHAIN.name), lambda name: FIRST_OF_CHAIN <= name < LAST_OF_CHAIN)
 
 
 @pytest.mark.notebooks
@@ -20,7 +20,7 @@ def test_the_outputs_of_the_last_of_the_chain_are_what_the_code_prints():
     """By itself, also because pytest-xdist gives a third file to a process that has got no more than two tests."""
     if not list((CHAIN / "build").glob("*/basis")):
         pytest.skip("the run over the notebooks before it did not come before this one")
-    hold_to_outputs(CHAIN, lambda name: LAST_OF_CHAIN <= name < FIRST_ALONE)
+    hold_to_outputs(CHAIN, lambda name: LAST_OF_CHAIN <= name < FIRST_AFTER)
 
 
 @pytest.mark.notebooks

@@ -8,6 +8,7 @@ minimal sets: one scene under each sky (`MINIMAL_FACTOR`), which both towers ign
 apart. In these each caption is told from those of its own set only, and every third caption names nothing but the sky.
 """
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,14 +49,19 @@ def clip_config(vocab_size: int) -> CLIPConfig:
     )
 
 
+@functools.cache
+def _words() -> tuple[str, ...]:
+    """Every word of Scenes' captions: 48,000 of them hold all."""
+    scenes = sample_scenes(range(4000))
+    kinds = ("content", "style", "both")
+    return tuple(sorted({w for kind in kinds for row in captions(scenes, kind, 4) for c in row for w in c.lower().replace(",", " ").split()}))
+
+
 def make_processor() -> CLIPProcessor:
     """A word-level tokenizer over the captions' vocabulary, and an image processor for 64-pixel inputs."""
     from transformers import CLIPImageProcessor  # only here: without torchvision its import warns
 
-    scenes = sample_scenes(range(4000))
-    kinds = ("content", "style", "both")
-    words = {w for kind in kinds for row in captions(scenes, kind, 4) for c in row for w in c.lower().replace(",", " ").split()}
-    vocabulary = {w: i for i, w in enumerate([*SPECIAL, *sorted(words)])}
+    vocabulary = {w: i for i, w in enumerate([*SPECIAL, *_words()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
