@@ -22,7 +22,7 @@
 # channels, and a small CLIP has learned from captions what is in them and how they are painted.
 #
 # **In:** nothing (pictures are drawn, networks ship with the package). **Out:** the figures and numbers `backbones.*`.
-# **Cost:** about 1½ minutes on two CPU cores. `RETRAIN = True` trains all four networks anew, about two hours on two cores.
+# **Cost:** about half a minute on two CPU cores. `RETRAIN = True` trains all four networks anew, about two hours on two cores.
 
 # %%
 import importlib.util

@@ -21,7 +21,7 @@
 #
 # **In:** a source of pictures with captions and the two frozen networks, as the profile names them.
 # **Out:** a `datasets` dataset in float16 under `build/<profile>/latents`, and the numbers `preprocess.*`.
-# **Cost:** about 2½ minutes on two CPU cores for 10,240 scenes; MS-COCO with the paper's backbones takes hours on a CPU and
+# **Cost:** about a minute on two CPU cores for 10,240 scenes; MS-COCO with the paper's backbones takes hours on a CPU and
 # minutes on a GPU. Interrupted at any moment, the next run continues.
 
 # %%

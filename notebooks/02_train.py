@@ -22,7 +22,7 @@
 # **Claim.** Training drives WᵀW to I, and turns the plane of the semantic channels away from where it started.
 #
 # **In:** the latents of `01_preprocess`. **Out:** one trained W a seed under `build/<profile>/training`, figures and numbers
-# `train.*`. **Cost:** about 3 minutes on two CPU cores for five seeds side by side. Interrupted, it continues to the same result.
+# `train.*`. **Cost:** about 2½ minutes on two CPU cores for three seeds side by side. Interrupted, it continues to the same result.
 
 # %%
 import importlib.util

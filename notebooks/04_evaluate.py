@@ -20,7 +20,7 @@
 #
 # **In:** the bases of `03_qr_finalize`, the test latents of `01_preprocess`. **Out:** the paper's pictures, the swap score and the
 # counterfactual score of Q, of raw channel pairs and of random bases; figures and numbers `evaluate.*`.
-# **Cost:** about 3 minutes on two CPU cores.
+# **Cost:** about 1½ minutes on two CPU cores.
 
 # %%
 import importlib.util

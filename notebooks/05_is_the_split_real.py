@@ -22,7 +22,7 @@
 # **In:** the bases of `03_qr_finalize`, the latents of `01_preprocess`, the stored sweeps (random planes, the recipe's choices). **Out:** every split
 # judged alike on the test scenes; where each stands between chance and the optimum; what can be read from each block; which measures can be
 # trusted where no factor is known; figures and numbers `is_the_split_real.*`.
-# **Cost:** about 12 minutes on two CPU cores.
+# **Cost:** about 7½ minutes on two CPU cores.
 
 # %%
 import importlib.util

@@ -20,7 +20,7 @@
 #
 # **In:** nothing (pictures are drawn, networks ship with the package). **Out:** the sketch autoencoder and the adapter beside the best
 # splits of the VAE as it was; figures and numbers `sketch_autoencoder.*`.
-# **Cost:** about 4 minutes on two CPU cores. `RETRAIN = True` trains the four networks anew, about three hours.
+# **Cost:** about 3 minutes on two CPU cores. `RETRAIN = True` trains the four networks anew, about three hours.
 
 # %%
 import importlib.util

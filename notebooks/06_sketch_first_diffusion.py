@@ -21,7 +21,7 @@
 #
 # **In:** nothing (networks and studies ship with the package). **Out:** obedience, control, feedback and speed, measured; pictures, an explorer;
 # figures and numbers `sketch_first_diffusion.*`.
-# **Cost:** about a minute on two CPU cores. `RETRAIN = True` trains both models (about 80 minutes each on one core) and draws
+# **Cost:** about half a minute on two CPU cores. `RETRAIN = True` trains both models (about 80 minutes each on one core) and draws
 # the studies anew (half an hour or more).
 
 # %%

@@ -21,7 +21,7 @@
 # here, on Scenes and on handwritten digits, and measured by the bench of the main paper.
 #
 # **In:** nothing (networks ship with the package). **Out:** pictures and numbers `continuous_latents.*`.
-# **Cost:** about three minutes on two CPU cores. `RETRAIN = True` trains every model anew, between half a minute and half an hour each.
+# **Cost:** about 1½ minutes on two CPU cores. `RETRAIN = True` trains every model anew, between half a minute and half an hour each.
 
 # %%
 import importlib.util

@@ -21,7 +21,7 @@
 # from GLO on.
 #
 # **In:** nothing (networks ship with the package). **Out:** pictures and numbers `discrete_latents.*`.
-# **Cost:** about five minutes on two CPU cores. `RETRAIN = True` trains every model of the table anew, up to three quarters of an hour each.
+# **Cost:** about two minutes on two CPU cores. `RETRAIN = True` trains every model of the table anew, up to three quarters of an hour each.
 
 # %%
 import importlib.util
