@@ -133,6 +133,8 @@ def open_shard(path: Path) -> ShardArrays:
 
 def write_index(split_folder: Path, split: str, files: list[str], features: "datasets.Features", fingerprint: str) -> None:
     """The two files beside the shards that make `datasets.load_from_disk` take the folder as a saved dataset."""
+    from datasets import DatasetInfo
+
     state = {
         "_data_files": [{"filename": name} for name in files],
         "_fingerprint": fingerprint,
@@ -142,8 +144,6 @@ def write_index(split_folder: Path, split: str, files: list[str], features: "dat
         "_output_all_columns": False,
         "_split": split,
     }
-    from datasets import DatasetInfo
-
     atomic_write_text(split_folder / "dataset_info.json", _json(asdict(DatasetInfo(features=features))))
     atomic_write_text(split_folder / "state.json", _json(state))
 

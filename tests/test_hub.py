@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from hub_scenario import CLIP, COCO, VAE
-from tiny import coco_dataset, paper_clip, paper_vae
+from hub_stand_in import HubStandIn
+from tiny import coco_dataset, mnist_folder, paper_clip, paper_vae
 
 from sketchae.backbones import load_clip, load_vae
 
@@ -102,3 +103,17 @@ print("ANSWER" + json.dumps(answer))
     errors = _run(["-c", program], HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert [name for name, _ in errors] == ["NoNetworkError"] * 2
     assert all("HF_HUB_OFFLINE is set" in sentence and "\n" not in sentence for _, sentence in errors)
+
+
+def test_mnist_comes_from_the_hub_at_its_commit(tmp_path):
+    folder = mnist_folder(tmp_path / "mnist", ([3, 0, 9], [7, 1]))
+    with HubStandIn(models={}, datasets={"ylecun/mnist": folder}) as hub:
+        commit = hub.commit("datasets", "ylecun/mnist")
+        script = f"""if True:
+            from sketchae.latent_models.digits import load_mnist
+            digits = load_mnist("ylecun/mnist", revision={commit!r})
+            print(digits.train_labels.tolist(), digits.test_labels.tolist(), digits.size_px, digits.source)
+        """
+        environment = {**os.environ, **hub.environment(tmp_path / "cache")}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == f"[3, 0, 9] [7, 1] 28 ylecun/mnist, commit {commit}", done.stderr

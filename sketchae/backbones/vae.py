@@ -93,7 +93,7 @@ class DiffusersVAE(_Codec):
     """A diffusers `AutoencoderTiny` or `AutoencoderKL` (posterior mean) as a `LatentCodec`; frozen, in eval mode.
 
     Args:
-        vae: the model. It is moved, cast and frozen in place.
+        vae: the model. It is moved, cast and frozen in place; weights that it is given later may not reach `decode`.
         device: default: CUDA where there is one, else the CPU.
         dtype: of the network's arithmetic; default float32. `fast_dtype(device)` names the quickest safe one.
         latent_clip: bound on the scaled latents (the paper's 3), or None.
